@@ -1,0 +1,97 @@
+"""The command line: argv to configuration to run. The composition root, the one place that sees everything."""
+
+import sys
+
+if sys.argv[1:2] == ["run"]:
+    # Before any other import: a signal that arrives now must wait for its handler. Without a handler SIGTERM ends
+    # the process, or, if it is pid 1, is lost (measured: in the first 130 ms). `signal` itself is a Python module.
+    import _signal  # type: ignore[import-not-found]
+
+    _signal.pthread_sigmask(
+        _signal.SIG_BLOCK,
+        (
+            _signal.SIGTERM,
+            _signal.SIGINT,
+            _signal.SIGQUIT,
+            _signal.SIGHUP,
+            _signal.SIGUSR1,
+            _signal.SIGUSR2,
+            _signal.SIGTTIN,
+            _signal.SIGTTOU,
+        ),
+    )
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ..errors import EXIT_FAILED, ClusterdError
+
+#: Where each command stands. They are imported when they are run, for `status` must not wait for what `run` needs.
+COMMANDS = {
+    "run": "clusterd.cli.run:run",
+    "check": "clusterd.cli.configure:check",
+    "explain": "clusterd.cli.configure:explain",
+    "schema": "clusterd.cli.configure:schema",
+    "status": "clusterd.cli.inspect:status",
+    "list": "clusterd.cli.inspect:status",
+    "ls": "clusterd.cli.inspect:status",
+    "health": "clusterd.cli.inspect:health",
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when somebody names it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if name not in ("list", "ls")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClusterdError as error:
+            click.echo(_blame(error), err=True)
+            ctx.exit(error.exit_code)
+
+
+def _blame(error: ClusterdError) -> str:
+    text = str(error)
+    return text if "\n" in text or text.startswith("clusterd") else f"clusterd: {text}"
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"clusterd {version('clusterd')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Runs a service as one primary and N workers that share its ports.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point."""
+    if sys.platform != "linux":
+        sys.stderr.write("clusterd runs on Linux only: it stands on pidfds, child subreapers and sealed memory\n")
+        sys.exit(EXIT_FAILED)
+    cli(prog_name="clusterd")

@@ -1,0 +1,235 @@
+"""``clusterd run``: opens everything that can fail, puts the primary and its observers together, and serves."""
+
+import asyncio
+import os
+import platform
+import socket
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from .. import config as configuration
+from ..config.load import Loaded
+from ..errors import EXIT_FAILED, HostError
+from ..ops import admin, http
+from ..ops.logs import Log
+from ..ops.metrics import Metrics
+from ..ops.notify import Notify
+from ..ops.status import About
+from ..primary import listeners
+from ..primary.plans import plan
+from ..primary.service import Eyes, Primary
+from ..unix import cgroup, process, sockets
+from ..unix.notify import Notifier
+from .configure import bind_option, config_option, set_option, workers_option
+from .sight import Sight
+
+CONTROL_BACKLOG = 64
+
+
+@click.command()
+@click.argument("app", required=False, default="")
+@config_option
+@workers_option
+@bind_option
+@set_option
+def run(
+    app: str, config_path: str | None, workers: str | int | None, binds: Sequence[str], sets: Sequence[str]
+) -> None:
+    """Run the service in the foreground: APP, or what a configuration file says."""
+    loaded = configuration.open_config(config_path, app, workers, binds, sets)
+    sys.exit(Composition(loaded).run())
+
+
+class Composition:
+    """One run of the primary, from a configuration to an exit code.
+
+    Raises:
+        HostError: something that the configuration asks for cannot be had; nothing is left behind.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._config = loaded.config
+        self._nofile = process.raise_nofile_limit()
+        self._control_path = ""
+        make_run_dir(self._config.clusterd.run_dir)
+        # First: a living primary in the same run directory is a better answer than "the port is taken".
+        self._control = self._open_control()
+        try:
+            self._opened = listeners.open_all(self._config.listeners)
+            self._monitoring = self._open_monitoring()
+        except BaseException:
+            self._remove_control()
+            raise
+
+    def run(self) -> int:
+        """Serve until the end; returns the exit code."""
+        config = self._config
+        process.title(f"clusterd: {config.clusterd.name} primary")
+        log = Log(1, config.log.format, config.log.level, config.clusterd.name)
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(lambda _, context: _internal_error(log, context))
+        code = EXIT_FAILED
+        try:
+            code = loop.run_until_complete(self._serve(loop, log))
+        finally:
+            self._remove_control()
+            loop.close()
+            log.close()
+        if code and log.last_report is not None:
+            sys.stderr.write(f"\n{log.last_report.text()}\n")
+        return code
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, log: Log) -> int:
+        config = self._config
+        name = config.clusterd.name
+        notifier = Notifier(unset=True)
+        sight = Sight()
+        about = About(
+            name=name,
+            pid=os.getpid(),
+            version=version("clusterd"),
+            run_dir=config.clusterd.run_dir,
+            started_at=loop.time(),
+            monitoring=None if self._monitoring is None else listeners.show(self._monitoring.getsockname()),
+        )
+        metrics = Metrics(sight, about.version, self._loaded.sha256)
+        notify = Notify(notifier, sight)
+        log.source = sight
+        eyes = Eyes(
+            facts=(metrics.fact, log.fact, notify.fact),
+            line=lambda pool, slot, worker, stream, text: _line(log, pool, slot, worker, stream, text),
+            message=lambda worker, message, fd: _message(log, worker, message, fd),
+            warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
+            status=lambda: log.dump(sight.view()),
+        )
+        primary = Primary(
+            loop,
+            config,
+            configuration.policy(config, cpus=cgroup.cpu_count()),
+            {pool: plan(pool, declared, config, os.environ, self._nofile) for pool, declared in config.pools.items()},
+            self._opened,
+            f"{platform.node()}/{name}",
+            eyes,
+        )
+        sight.primary = primary
+        servers = []
+        if self._control is not None:
+            servers.append(await http.start(self._control, admin.control_routes(sight, about)))
+        if self._monitoring is not None:
+            servers.append(await http.start(self._monitoring, admin.monitoring_routes(sight, metrics)))
+        self._greet(log, primary, about)
+        try:
+            return await primary.run()
+        finally:
+            notify.close()
+            for server in servers:
+                server.close()
+
+    def _greet(self, log: Log, primary: Primary, about: About) -> None:
+        log.emit(
+            "info", "starting", version=about.version, pid=about.pid, config=self._loaded.file, run_dir=about.run_dir
+        )
+        for warning in self._loaded.warnings:
+            log.emit("warning", "config", reason=warning)
+        for name, address in primary.listeners.addresses.items():
+            log.emit("info", "listening", listener=name, address=address)
+            backlog, most = self._config.listeners[name].backlog, sockets.somaxconn()
+            if backlog > most:
+                log.emit(
+                    "warning",
+                    "backlog_cut",
+                    listener=name,
+                    reason=f"backlog {backlog} is cut to {most}, net.core.somaxconn",
+                )
+        if about.monitoring is not None:
+            log.emit("info", "monitoring", address=about.monitoring)
+        if primary.leftovers.pids:
+            log.emit(
+                "warning",
+                "leftovers",
+                reason="workers of an earlier primary are still there",
+                pids=[*primary.leftovers.pids],
+            )
+
+    # -- what is opened first ------------------------------------------------------------------------------------
+
+    def _open_control(self) -> socket.socket | None:
+        control = self._config.control
+        if not control.socket:
+            return None
+        sock = sockets.bind_unix(control.socket, control.mode, CONTROL_BACKLOG)
+        self._control_path = control.socket
+        return sock
+
+    def _remove_control(self) -> None:
+        if self._control_path:
+            try:
+                os.unlink(self._control_path)
+            except FileNotFoundError:
+                pass
+            self._control_path = ""
+
+    def _open_monitoring(self) -> socket.socket | None:
+        address = self._config.monitoring.address
+        if address is None:
+            return None
+        try:
+            return sockets.bind_tcp(address.host, address.port, CONTROL_BACKLOG)
+        except HostError:
+            if self._loaded.from_file or address.port == 0:
+                raise
+            # Nobody chose this port: a second service tried out beside a first must not fail for it.
+            return sockets.bind_tcp(address.host, 0, CONTROL_BACKLOG)
+
+
+def make_run_dir(path: str) -> None:
+    """Make the run directory, 0700, or take one that is our own.
+
+    Raises:
+        HostError: it is another user's, open to others, or cannot be made.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        found = os.lstat(path)
+    except OSError as error:
+        raise HostError(
+            f"cannot make the run directory {path}: {error.strerror}; set clusterd.run_dir to a directory of your own"
+        ) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise HostError(f"the run directory {path} is no directory; remove it or set clusterd.run_dir")
+    if found.st_uid != os.geteuid():
+        raise HostError(
+            f"the run directory {path} belongs to uid {found.st_uid}; set clusterd.run_dir to one of your own"
+        )
+    if found.st_mode & 0o022:
+        raise HostError(f"the run directory {path} can be written by others; chmod 700 it, or set clusterd.run_dir")
+
+
+def _line(log: Log, pool: str, slot: int | None, worker: int | None, stream: str, text: str) -> None:
+    if slot is None or worker is None:
+        log.emit("info", "output", pool=pool, zygote=True, stream=stream, text=text)
+    else:
+        log.line(pool, slot, worker, stream, text)
+
+
+def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:
+    """A message of the app's to the primary: nobody listens in this version, and nothing is kept of it."""
+    if fd is not None:
+        os.close(fd)
+    log.emit("debug", "message", worker=worker, kind=type(message).__name__)
+
+
+def _internal_error(log: Log, context: Mapping[str, Any]) -> None:
+    error = context.get("exception")
+    log.emit("error", "internal_error", reason=str(context.get("message")), error=repr(error))

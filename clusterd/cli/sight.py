@@ -1,0 +1,44 @@
+"""What the rooms that only look (:mod:`clusterd.ops`) see of the primary, which they must not know."""
+
+from collections.abc import Mapping, Sequence
+
+from ..core.facts import View
+from ..ops.source import ListenerSample, Sample
+from ..primary.service import Primary
+from ..wire.rows import Row
+
+_NAMES = [(row.name.lower(), row.value) for row in Row]
+
+
+class Sight:
+    """A :class:`~clusterd.ops.source.Source`; ``primary`` is set once there is one."""
+
+    primary: Primary
+
+    def view(self) -> View:
+        return self.primary.view()
+
+    def samples(self) -> Mapping[int, Sample]:
+        found = {}
+        for child in self.primary.children.by_id.values():
+            words = child.row()
+            found[child.id] = Sample(child.pid, {name: words[index] for name, index in _NAMES})
+        return found
+
+    def handed(self) -> Mapping[tuple[int, str], int]:
+        return self.primary.handed()
+
+    def listeners(self) -> Sequence[ListenerSample]:
+        return [ListenerSample(*queue) for queue in self.primary.queues()]
+
+    def leftovers(self) -> Sequence[int]:
+        return [*self.primary.leftovers.pids]
+
+    def reclaimed(self) -> Mapping[tuple[str, str], int]:
+        return self.primary.children.reclaimed
+
+    def loop_age(self) -> float:
+        return self.primary.loop_age()
+
+    def crash_lines(self, worker: int) -> Sequence[str]:
+        return self.primary.last_lines(worker)

@@ -1,0 +1,81 @@
+"""The one table of keys and values that this version declares and does not have yet. Later work shortens it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Later:
+    """A key of a later capability: away from its default it is an error.
+
+    Attributes:
+        key: the key's path, ``NAME`` for a pool's or listener's; of a table all the keys in it are meant.
+        values: only these values are of later; ``None`` for all but the default.
+        said: how the reference tables name those values.
+    """
+
+    key: str
+    values: Callable[[Any], bool] | None = None
+    said: str = ""
+
+
+def _any_of(*values: str) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+LATER: tuple[Later, ...] = (
+    Later("listeners.NAME.address", lambda address: address.kind != "tcp", 'addresses with "unix:" and "fd:"'),
+    Later("listeners.NAME.mode"),
+    Later("listeners.NAME.user"),
+    Later("listeners.NAME.group"),
+    Later("listeners.NAME.proxy_protocol"),
+    Later("listeners.NAME.tls"),
+    Later("pools.NAME.script"),
+    Later("pools.NAME.command"),
+    Later("pools.NAME.tasks"),
+    Later("pools.NAME.args"),
+    Later("pools.NAME.interpreter"),
+    Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
+    Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
+    Later("pools.NAME.scheduling", _any_of("least", "kernel", "none"), '"least", "kernel", "none"'),
+    Later("pools.NAME.steal_after"),
+    Later("pools.NAME.spares"),
+    Later("pools.NAME.ready_when", lambda value: value != "auto", 'all but "auto"'),
+    Later("pools.NAME.stop_signal"),
+    Later("pools.NAME.stop_message"),
+    Later("pools.NAME.cpu_affinity"),
+    Later("pools.NAME.on_message"),
+    Later("pools.NAME.http.slow_request"),
+    Later("pools.NAME.health"),
+    Later("pools.NAME.recycle"),
+    Later("pools.NAME.reload"),
+    Later("memory"),
+    Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
+    Later("control.operators"),
+    Later("control.admins"),
+    Later("control.observer_socket"),
+)
+
+
+def later(key: str, value: Any, default: Any) -> str | None:
+    """Why ``value`` cannot be had of this version; ``None`` if it can.
+
+    Args:
+        key: the key's path in the schema, ``pools.NAME.workers``.
+    """
+    for entry in LATER:
+        if key != entry.key and not key.startswith(entry.key + "."):
+            continue
+        if entry.values is None:
+            return None if value == default else "this version does not have this key's capability yet; leave it out"
+        return f"this version does not have this value yet (it lacks {entry.said})" if entry.values(value) else None
+    return None
+
+
+def lacking(key: str) -> str:
+    """A sentence for reference tables on what this version lacks of a key; empty if it lacks nothing."""
+    for entry in LATER:
+        if key == entry.key or key.startswith(entry.key + "."):
+            return f"Not in this version yet: {entry.said}." if entry.said else "Not in this version yet."
+    return ""

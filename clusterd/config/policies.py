@@ -1,0 +1,43 @@
+"""From the configuration to the numbers that the core goes by."""
+
+from clusterd.config.schema import Config, Pool
+from clusterd.core.policy import OnGiveUp, PoolPolicy, RestartPolicy, ServicePolicy, StopPolicy
+
+
+def policy(config: Config, *, cpus: int) -> ServicePolicy:
+    """The policy of the whole service.
+
+    Args:
+        config: a loaded configuration.
+        cpus: how many workers ``workers = "auto"`` is, 1 or more.
+    """
+    shutdown = config.shutdown
+    return ServicePolicy(
+        pools=tuple(pool_policy(name, pool, cpus=cpus) for name, pool in config.pools.items()),
+        stop=StopPolicy(
+            lame_duck=shutdown.lame_duck,
+            linger=shutdown.linger,
+            drain_timeout=shutdown.drain_timeout,
+        ),
+    )
+
+
+def pool_policy(name: str, pool: Pool, *, cpus: int) -> PoolPolicy:
+    """The policy of one pool; parameters as of :func:`policy`."""
+    workers = cpus if pool.workers == "auto" else pool.workers
+    restart = pool.restart
+    return PoolPolicy(
+        name=name,
+        workers=workers,
+        # With "auto" the number of workers is the machine's: more than all of them can never be waited for.
+        min_ready=min(pool.min_ready, workers),
+        start_timeout=pool.start_timeout,
+        restart=RestartPolicy(
+            rapid_exit=restart.rapid_exit,
+            initial_delay=restart.initial_delay,
+            max_delay=restart.max_delay,
+            give_up_after=restart.give_up_after,
+            on_give_up=OnGiveUp(restart.on_give_up),
+            healthy_after=restart.healthy_after,
+        ),
+    )

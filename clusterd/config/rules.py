@@ -1,0 +1,182 @@
+"""What cannot be together in one configuration, though each key by itself is right."""
+
+from itertools import combinations
+
+from clusterd.config.address import UNIX_PATH_MAX
+from clusterd.config.document import Document
+from clusterd.config.lines import Path
+from clusterd.config.notation import toml_text
+from clusterd.config.read import Reading
+from clusterd.config.schema import Config, Pool, Shutdown
+from clusterd.config.vocabulary import DURATION
+
+RUNS = ("app", "script", "command", "tasks")
+
+# The kill and the exit of the primary themselves take this long at most.
+KILL_MARGIN = 1.0
+
+# A drain that grace does not leave room for is still given this long: 0 would be without bound.
+_SHORTEST_DRAIN = 0.1
+
+
+def check(document: Document, reading: Reading) -> None:
+    """Adds a problem to the document for each impossible combination."""
+    rules = _Rules(document, reading)
+    rules.pools()
+    rules.listeners()
+    rules.addresses()
+    rules.sockets()
+
+
+def needed_grace(shutdown: Shutdown) -> float | None:
+    """Seconds from SIGTERM until the service has ended for sure; ``None`` if the drain is unbounded."""
+    if not shutdown.drain_timeout:
+        return None
+    return shutdown.lame_duck + shutdown.linger + shutdown.drain_timeout + KILL_MARGIN
+
+
+def grace_fault(shutdown: Shutdown) -> str | None:
+    """Why the service cannot end within ``grace_period``; ``None`` if it can, or if the period is unknown."""
+    needed = needed_grace(shutdown)
+    if not shutdown.grace_period or (needed is not None and needed <= shutdown.grace_period + 1e-9):
+        return None
+    grace = seconds(shutdown.grace_period)
+    if needed is None:
+        return f"drain_timeout is unbounded, which does not fit grace_period ({grace})"
+    return (
+        f"lame_duck ({seconds(shutdown.lame_duck)}), linger ({seconds(shutdown.linger)}), drain_timeout"
+        f" ({seconds(shutdown.drain_timeout)}) and {seconds(KILL_MARGIN)} are {seconds(needed)},"
+        f" which does not fit grace_period ({grace})"
+    )
+
+
+def shortened(shutdown: Shutdown) -> Shutdown:
+    """The same with a drain that fits ``grace_period``, and only if that is not enough, less linger and lame duck."""
+    room = max(shutdown.grace_period - KILL_MARGIN, _SHORTEST_DRAIN)
+    before = shutdown.lame_duck + shutdown.linger
+    drain = max(room - before, _SHORTEST_DRAIN)
+    share = min(1.0, max(room - drain, 0.0) / before) if before else 1.0
+    return Shutdown(
+        lame_duck=shutdown.lame_duck * share,
+        linger=shutdown.linger * share,
+        drain_timeout=drain,
+        grace_period=shutdown.grace_period,
+    )
+
+
+def seconds(value: float) -> str:
+    """A duration as a user writes it."""
+    return str(DURATION.dump(value))
+
+
+def taken_listeners(pool: Pool) -> bool:
+    """Whether a pool that does not name its listeners takes all of them; a script listens by itself."""
+    return bool(pool.app or pool.command)
+
+
+class _Rules:
+    def __init__(self, document: Document, reading: Reading) -> None:
+        self._document = document
+        self._config: Config = reading.config
+        self._void = reading.void
+
+    def pools(self) -> None:
+        if not self._config.pools and ("pools",) not in self._void:
+            self._document.fault(
+                ("pools",), 'there is no pool; add one, such as [pools.web] with app = "shop.asgi:app"'
+            )
+        for name, pool in self._config.pools.items():
+            self._pool(("pools", name), pool)
+
+    def _pool(self, path: Path, pool: Pool) -> None:
+        if path in self._void:
+            return
+        said = [key for key in RUNS if self._document.get((*path, key)) is not None]
+        if len(said) != 1:
+            number = "none" if not said else " and ".join(said)
+            self._document.fault(path, f"expected exactly one of {', '.join(RUNS)}, found {number}")
+        if "command" in said and not pool.command and not self._is_void(path, "command"):
+            self._document.fault((*path, "command"), "expected a program and its arguments, found an empty array")
+        if pool.workers != "auto" and pool.min_ready > pool.workers and not self._is_void(path, "workers", "min_ready"):
+            origin = self._document.origin((*path, "min_ready" if self._said(path, "min_ready") else "workers"))
+            self._document.fault(
+                (*path, "min_ready"), f"{pool.min_ready} can never be ready of {pool.workers} workers", origin
+            )
+        if said == ["app"] and not self._is_void(path, "listeners"):
+            self._app_listeners(path, pool)
+        restart = (*path, "restart")
+        if pool.restart.max_delay < pool.restart.initial_delay and not self._is_void(
+            restart, "max_delay", "initial_delay"
+        ):
+            self._document.fault(
+                (*restart, "max_delay"),
+                f"{seconds(pool.restart.max_delay)} is less than initial_delay ({seconds(pool.restart.initial_delay)})",
+            )
+
+    def _app_listeners(self, path: Path, pool: Pool) -> None:
+        if ("listeners",) in self._void:
+            return
+        if self._said(path, "listeners") and not pool.listeners:
+            self._document.fault((*path, "listeners"), "a pool that runs an app needs a listener; name one")
+        elif not self._said(path, "listeners") and not self._config.listeners:
+            self._document.fault(
+                path, 'its app has no listener; add one, such as [listeners.http] with address = "127.0.0.1:8000"'
+            )
+
+    def listeners(self) -> None:
+        if ("listeners",) in self._void:
+            return
+        used: set[str] = set()
+        sure = ("pools",) not in self._void
+        for name, pool in self._config.pools.items():
+            path = ("pools", name)
+            if path in self._void or self._is_void(path, "listeners"):
+                sure = False
+            elif self._said(path, "listeners"):
+                used.update(pool.listeners)
+                for number, listener in enumerate(pool.listeners):
+                    if listener not in self._config.listeners:
+                        known = ", ".join(self._config.listeners) or "none"
+                        message = f"there is no listener {toml_text(listener)}; known: {known}"
+                        self._document.fault((*path, "listeners", number), message)
+            elif taken_listeners(pool) or any(self._is_void(path, key) for key in RUNS):
+                used.update(self._config.listeners)
+        for name in self._config.listeners if sure else ():
+            if name not in used:
+                self._document.fault(("listeners", name), "no pool takes its connections; remove it, or name it in one")
+
+    def addresses(self) -> None:
+        places = [
+            (("listeners", name, "address"), listener.address)
+            for name, listener in self._config.listeners.items()
+            if not self._is_void(("listeners", name), "address") and ("listeners", name) not in self._void
+        ]
+        for (first, one), (second, other) in combinations(places, 2):
+            if one.overlaps(other):
+                self._document.fault(second, f"{other} is taken by listener {first[1]} ({one})")
+        path = ("monitoring", "address")
+        monitoring = self._config.monitoring.address
+        # Without a file a free port takes the place of a taken one, so the default is in nobody's way.
+        if monitoring is None or path in self._void or (self._document.file is None and not self._said(path)):
+            return
+        for listener, address in places:
+            if address.overlaps(monitoring):
+                origin = self._document.origin(path if self._said(path) else listener)
+                self._document.fault(path, f"{monitoring} is taken by listener {listener[1]} ({address})", origin)
+
+    def sockets(self) -> None:
+        """After the defaults that depend on other things are in place: a unix socket's path has a bound."""
+        path = self._config.control.socket
+        if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX and path != "auto":
+            self._document.fault(
+                ("control", "socket"),
+                f"{path!r:.200} is longer than the {UNIX_PATH_MAX} bytes that a unix socket's path may have;"
+                " choose a shorter one, or a shorter clusterd.run_dir",
+                self._document.origin(("control", "socket") if self._said(("control", "socket")) else ("clusterd",)),
+            )
+
+    def _said(self, path: Path, *key: str) -> bool:
+        return self._document.get((*path, *key)) is not None
+
+    def _is_void(self, path: Path, *names: str) -> bool:
+        return any((*path, name) in self._void for name in names)

@@ -1,0 +1,79 @@
+"""What the shell is to do. Each command is answered by exactly one event, whatever becomes of it.
+
+``Drain`` and ``Kill`` are answered by the worker's one ``Exited``; the shell gives that answer also for a worker
+that it has never known, so that no command can be waited for in vain.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StartZygote:
+    """Answered by ``ZygoteReady`` or ``ZygoteFailed``; by ``ZygoteGone`` if ``StopZygote`` comes between."""
+
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopZygote:
+    """At once and by force: it serves nothing. ``Spawn`` s not yet answered become ``SpawnFailed``; then ``ZygoteGone``."""
+
+    pool: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Answered by ``Spawned`` or ``SpawnFailed``."""
+
+    worker: int
+    pool: str
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Hand the worker nothing more and let it finish what it has. ``Exited`` answers.
+
+    Attributes:
+        within: seconds after which it will be killed, ``None`` if never; told to the worker.
+    """
+
+    worker: int
+    within: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL to the worker and its process group. ``Exited`` answers."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseListeners:
+    """Hand on what the kernel has accepted so far, then close. ``ListenersClosed`` answers.
+
+    Attributes:
+        hand_on: false: nobody is there to take it, or there is no time.
+    """
+
+    hand_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Everything has ended; end the primary. The last command, not answered.
+
+    Attributes:
+        code: the exit code.
+        reason: one sentence for people.
+    """
+
+    code: int
+    reason: str
+
+
+Command = StartZygote | StopZygote | Spawn | Drain | Kill | CloseListeners | Exit

@@ -1,0 +1,158 @@
+"""Edge rules: one worker, one input, what follows. The rules are the table :data:`TRANSITIONS`, and nothing else.
+
+A worker is one process in one slot, or the attempt to have one. What should exist at all is decided in
+:mod:`clusterd.core.converge`; here stands only what one worker does next.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .facts import ExitReason, KillReason
+
+
+class State(StrEnum):
+    """Where a worker is in its life."""
+
+    SPAWNING = "spawning"  # Spawn is out, no process is known
+    CANCELLED = "cancelled"  # as before, but nobody wants it any more
+    BOOTING = "booting"  # the process exists
+    READY = "ready"  # it serves
+    DRAINING = "draining"  # it takes nothing more and ends what it has
+    KILLING = "killing"  # SIGKILL has been sent
+    GONE = "gone"  # reaped, or never was
+
+
+class Input(StrEnum):
+    """What can happen to a worker: the first five to it, the last three by us."""
+
+    SPAWNED = "spawned"
+    SPAWN_FAILED = "spawn_failed"
+    READY = "ready"
+    LEAVING = "leaving"
+    EXITED = "exited"
+    DRAIN = "drain"
+    KILL = "kill"
+    TIMEOUT = "timeout"
+
+
+class Do(StrEnum):
+    """What a transition asks of the supervisor."""
+
+    NOTHING = "nothing"
+    DRAIN = "drain"
+    KILL = "kill"
+    STOP_ZYGOTE = "stop_zygote"  # a fork that is never answered: the zygote hangs
+    ABANDON = "abandon"  # SIGKILL did not end it; a stop waits no longer for it
+
+
+_S, _I, _D = State, Input, Do
+
+TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
+    _S.SPAWNING: {
+        _I.SPAWNED: (_S.BOOTING, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.GONE, _D.NOTHING),
+        _I.READY: (_S.SPAWNING, _D.NOTHING),
+        _I.LEAVING: (_S.SPAWNING, _D.NOTHING),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.CANCELLED, _D.NOTHING),
+        _I.KILL: (_S.CANCELLED, _D.NOTHING),
+        _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
+    },
+    _S.CANCELLED: {
+        _I.SPAWNED: (_S.KILLING, _D.KILL),
+        _I.SPAWN_FAILED: (_S.GONE, _D.NOTHING),
+        _I.READY: (_S.CANCELLED, _D.NOTHING),
+        _I.LEAVING: (_S.CANCELLED, _D.NOTHING),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.CANCELLED, _D.NOTHING),
+        _I.KILL: (_S.CANCELLED, _D.NOTHING),
+        _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
+    },
+    _S.BOOTING: {
+        _I.SPAWNED: (_S.BOOTING, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.BOOTING, _D.NOTHING),
+        _I.READY: (_S.READY, _D.NOTHING),
+        _I.LEAVING: (_S.DRAINING, _D.DRAIN),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.DRAINING, _D.DRAIN),
+        _I.KILL: (_S.KILLING, _D.KILL),
+        _I.TIMEOUT: (_S.KILLING, _D.KILL),
+    },
+    _S.READY: {
+        _I.SPAWNED: (_S.READY, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.READY, _D.NOTHING),
+        _I.READY: (_S.READY, _D.NOTHING),
+        _I.LEAVING: (_S.DRAINING, _D.DRAIN),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.DRAINING, _D.DRAIN),
+        _I.KILL: (_S.KILLING, _D.KILL),
+        _I.TIMEOUT: (_S.READY, _D.NOTHING),
+    },
+    _S.DRAINING: {
+        _I.SPAWNED: (_S.DRAINING, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.DRAINING, _D.NOTHING),
+        _I.READY: (_S.DRAINING, _D.NOTHING),
+        _I.LEAVING: (_S.DRAINING, _D.NOTHING),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.DRAINING, _D.NOTHING),
+        _I.KILL: (_S.KILLING, _D.KILL),
+        _I.TIMEOUT: (_S.KILLING, _D.KILL),
+    },
+    _S.KILLING: {
+        _I.SPAWNED: (_S.KILLING, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.KILLING, _D.NOTHING),
+        _I.READY: (_S.KILLING, _D.NOTHING),
+        _I.LEAVING: (_S.KILLING, _D.NOTHING),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.DRAIN: (_S.KILLING, _D.NOTHING),
+        _I.KILL: (_S.KILLING, _D.NOTHING),
+        _I.TIMEOUT: (_S.KILLING, _D.ABANDON),
+    },
+    _S.GONE: {},
+}
+
+#: A process exists in these; in the first two it may.
+LIVING = frozenset({_S.BOOTING, _S.READY, _S.DRAINING, _S.KILLING})
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker, from ``Spawn`` to ``Exited``. Times in seconds on the core's clock.
+
+    Attributes:
+        until: when ``TIMEOUT`` is due in the present state, ``None`` for never.
+        asked: why it is to end, where we asked it to.
+        killed: why we killed it, where we did.
+        counted: its end has been counted in its slot's row already.
+        abandoned: SIGKILL did not end it.
+    """
+
+    id: int
+    pool: str
+    slot: int
+    generation: int
+    started_at: float
+    state: State = State.SPAWNING
+    until: float | None = None
+    ready_at: float | None = None
+    drained_at: float | None = None
+    asked: ExitReason | None = None
+    left: bool = False
+    killed: KillReason | None = None
+    counted: bool = False
+    abandoned: bool = False
+
+    def step(self, what: Input) -> Do:
+        """Go where :data:`TRANSITIONS` leads; returns what is to be done. A worker that is gone stays so."""
+        if self.state is State.GONE:
+            return Do.NOTHING
+        self.state, do = TRANSITIONS[self.state][what]
+        return do
+
+    def exit_reason(self, code: int | None) -> ExitReason:
+        """Why it ended, given the exit code (``None``: by a signal)."""
+        if self.asked is not None:
+            return self.asked
+        if self.ready_at is None:
+            return ExitReason.BOOT
+        return ExitReason.VOLUNTARY if code == 0 else ExitReason.CRASH

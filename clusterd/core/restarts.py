@@ -1,0 +1,92 @@
+"""How an unasked end counts, when its successor may start, and when a pool has given up.
+
+An end lengthens its slot's row, and the row the delay, unless the worker had been healthy. Rapid ends in a row make a
+slot give up. From then on one worker at a time tries for all such slots of the pool, every ``max_delay``: the cause is
+taken to be shared, and so is its removal.
+"""
+
+from .facts import Fact, PoolGaveUp, PoolRecovered, RestartScheduled, SlotGaveUp, SlotHealthy
+from .lifecycle import State, Worker
+from .policy import OnGiveUp, RestartPolicy, backoff
+from .pool import Pool, Slot
+
+
+def steady_after(policy: RestartPolicy) -> float:
+    """Seconds after ready from which an end is not rapid any more."""
+    return min(policy.rapid_exit, policy.healthy_after)
+
+
+def count(pool: Pool, slot: Slot, ready_for: float | None, now: float) -> list[Fact]:
+    """The slot's holder, or an attempt to have one, ended unasked.
+
+    Args:
+        ready_for: how many seconds it had been ready, ``None`` if it never was.
+    """
+    policy = pool.policy.restart
+    slot.row = 0 if ready_for is not None and ready_for >= policy.healthy_after else slot.row + 1
+    slot.rapid = slot.rapid + 1 if ready_for is None or ready_for < steady_after(policy) else 0
+    if slot.given_up:
+        slot.next_start = now  # a probe that failed: the pool's clock decides when the next one tries
+        return []
+    if policy.give_up_after and slot.rapid >= policy.give_up_after:
+        if not any(other.given_up for other in pool.wanted_slots):
+            pool.probe_at = now + policy.max_delay
+        slot.given_up, slot.next_start = True, now
+        return [SlotGaveUp(pool.name, slot.index, slot.rapid)]
+    delay = backoff(policy, slot.row, pool.seed, pool.name, slot.index)
+    slot.next_start = now + delay
+    return [RestartScheduled(pool.name, slot.index, delay, slot.row, slot.next_start)]
+
+
+def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
+    """Has the pool as a whole given up, and must the service end for it? Then the second value says why."""
+    given_up = all(slot.given_up and slot.worker is None for slot in pool.wanted_slots)
+    if pool.gave_up or not pool.wanted or not given_up:
+        return [], None
+    policy = pool.policy.restart
+    pool.gave_up = True
+    pool.halted = not pool.ever_ready or policy.on_give_up is not OnGiveUp.PROBE
+    retry_in = None if pool.halted else max(0.0, pool.probe_at - now)
+    facts: list[Fact] = [PoolGaveUp(pool.name, policy.on_give_up.value, pool.ever_ready, retry_in)]
+    if not pool.ever_ready:
+        return facts, f"pool {pool.name}: no worker ever became ready in {policy.give_up_after} attempts"
+    if policy.on_give_up is OnGiveUp.EXIT:
+        return facts, f"pool {pool.name} has given up, and its on_give_up is exit"
+    return facts, None
+
+
+def credit_at(pool: Pool, worker: Worker) -> float | None:
+    """When a worker will have been ready for so long that :func:`credit` is due; ``None`` if there is nothing to undo."""
+    slot = pool.slots[worker.slot]
+    if worker.state is not State.READY or worker.ready_at is None:
+        return None
+    if slot.rapid or slot.given_up or pool.probe == worker.id:
+        return worker.ready_at + steady_after(pool.policy.restart)
+    return worker.ready_at + pool.policy.restart.healthy_after if slot.row else None
+
+
+def credit(pool: Pool, worker: Worker, ready_for: float, now: float) -> list[Fact]:
+    """The worker has been ready for ``ready_for`` seconds: undo what that disproves."""
+    policy = pool.policy.restart
+    slot = pool.slots[worker.slot]
+    facts: list[Fact] = []
+    if ready_for >= steady_after(policy):
+        slot.rapid = 0
+        if pool.probe == worker.id:
+            pool.probe = None
+            facts += _release(pool, now)
+    if ready_for >= policy.healthy_after and slot.row:
+        slot.row = 0
+        facts.append(SlotHealthy(pool.name, slot.index))
+    return facts
+
+
+def _release(pool: Pool, now: float) -> list[Fact]:
+    """What one could do the others may try, at once. Their rows stay: each is healthy when it has been so itself."""
+    for slot in pool.slots:
+        if slot.given_up:
+            slot.given_up, slot.rapid, slot.next_start = False, 0, now
+    if not pool.gave_up:
+        return []
+    pool.gave_up = False
+    return [PoolRecovered(pool.name)]

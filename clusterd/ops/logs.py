@@ -1,0 +1,208 @@
+"""The service's log: what a record looks like, and the log's face to the rest of the primary."""
+
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from structlog.dev import ConsoleRenderer
+from structlog.processors import JSONRenderer, LogfmtRenderer
+
+from clusterd.core import facts as f
+from clusterd.ops.crash import CrashReport, worker_report, zygote_report
+from clusterd.ops.records import LEVELS, record_of, status_records
+from clusterd.ops.source import Source
+from clusterd.ops.writer import MAX_BYTES, MAX_RECORDS, Record, Writer
+
+FORMATS = ("auto", "json", "console", "logfmt")
+
+MAX_LINE = 16 * 1024
+"""Characters of one captured line of output; the rest is cut off and its length told."""
+
+_BLOCK = "crash_report"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROL_BUT_COLOUR = re.compile(r"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"
+
+
+def _json(record: Any, **_: Any) -> str:
+    try:
+        return msgspec.json.encode(record, enc_hook=str).decode()
+    except UnicodeEncodeError:  # a lone surrogate: the name of a file that is no UTF-8
+        return msgspec.json.encode(_without_surrogates(record), enc_hook=str).decode()
+
+
+def _without_surrogates(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_surrogates(item) for item in value]
+    return value
+
+
+def json_renderer() -> Callable[[Record], str]:
+    """One JSON object a line."""
+    render = JSONRenderer(serializer=_json)
+    return lambda record: str(render(None, "", record))
+
+
+def logfmt_renderer() -> Callable[[Record], str]:
+    """``key=value`` pairs on one line; lists as JSON; control characters escaped, lest a worker forge records."""
+    render = LogfmtRenderer(key_order=["timestamp", "level", "event"], drop_missing=True, bool_as_flag=False)
+
+    def flat(value: Any) -> Any:
+        if isinstance(value, str):
+            return _CONTROL.sub(_escape, value)
+        return _CONTROL.sub(_escape, _json(value)) if isinstance(value, list | dict) else value
+
+    return lambda record: render(None, "", {key: flat(value) for key, value in record.items()})
+
+
+def console_renderer(colours: bool) -> Callable[[Record], str]:
+    """For people: one line a record, a block for a crash report, worker output as the worker wrote it.
+
+    Control characters are shown as ``\\x1b``, because whoever can make an app print something must not steer the
+    terminal of whoever looks at it; on a terminal, colours pass.
+    """
+    render = ConsoleRenderer(colors=colours, force_colors=colours, sort_keys=False, pad_event_to=20)
+    unsafe = _CONTROL_BUT_COLOUR if colours else _CONTROL
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            value = unsafe.sub(_escape, value if colours else _COLOUR.sub("", value))
+            return value if value and "\n" not in value else repr(value)
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    def show(record: Record) -> str:
+        record = {key: value for key, value in record.items() if key != "service"}
+        record["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        if record["event"] == "output":
+            text = unsafe.sub(_escape, record["text"] if colours else _COLOUR.sub("", record["text"]))
+            mark = "!" if record["stream"] == "stderr" else "|"
+            reset = "\x1b[0m" if colours and "\x1b" in text else ""
+            return f"{record['timestamp']} {record['pool']}/{record['slot']} {mark} {text}{reset}"
+        block = record.pop("block", None)
+        if block is not None:
+            record = {key: record[key] for key in ("timestamp", "level", "event")}
+        line = render(None, "", {key: clean(value) for key, value in record.items()})
+        return line if block is None else f"{line}\n{_CONTROL.sub(_escape, block)}"
+
+    return show
+
+
+class Log:
+    """The log of one service. Every method returns at once, whatever becomes of the descriptor it is written to.
+
+    Args:
+        fd: where to; standard output as a rule. Not closed.
+        format: one of :data:`FORMATS`; ``auto`` is ``console`` on a terminal, else ``json``.
+        level: records below it are left out: ``debug``, ``info``, ``warning`` or ``error``.
+        service: the service's name, in every record.
+
+    Attributes:
+        source: set by the composition root once there is a primary; until then facts are logged without samples.
+        last_report: the last crash report, which the primary prints as its last words when it fails.
+    """
+
+    def __init__(
+        self,
+        fd: int = 1,
+        format: str = "auto",
+        level: str = "info",
+        service: str = "",
+        source: Source | None = None,
+        *,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        terminal = os.isatty(fd)
+        self.format = ("console" if terminal else "json") if format == "auto" else format
+        self.source = source
+        self.last_report: CrashReport | None = None
+        self._service = service
+        self._threshold = LEVELS[level]
+        self._failed: dict[int, f.WorkerBootFailed] = {}
+        self._killed: dict[int, f.KillReason] = {}
+        colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        render = {"json": json_renderer, "logfmt": logfmt_renderer}.get(self.format) or partial(
+            console_renderer, colours
+        )
+        self._writer = Writer(fd, render(), self._lost, max_records=max_records, max_bytes=max_bytes)
+
+    @property
+    def dropped(self) -> int:
+        """Records dropped so far because they could not be written fast enough."""
+        return self._writer.dropped_total
+
+    def emit(self, level: str, event: str, **fields: Any) -> None:
+        """One record.
+
+        Args:
+            event: what happened, in snake_case.
+            fields: values that JSON knows; ``pool``, ``slot`` and ``worker`` say whom it is about.
+        """
+        if LEVELS[level] >= self._threshold:
+            self._writer.put(self._record(level, event, fields))
+
+    def line(self, pool: str, slot: int, worker: int, stream: str, text: str) -> None:
+        """One line of a worker's captured output: event ``output``, level ``info``, whatever ``level`` is.
+
+        Args:
+            stream: ``stdout`` or ``stderr``.
+            text: without its newline.
+        """
+        fields: dict[str, Any] = {"pool": pool, "slot": slot, "worker": worker, "stream": stream}
+        if len(text) > MAX_LINE:
+            fields["cut_off"] = len(text) - MAX_LINE
+            text = text[:MAX_LINE]
+        fields["text"] = text
+        self._writer.put(self._record("info", "output", fields), bulk=True)
+
+    def fact(self, fact: f.Fact) -> None:
+        """One record for a fact, and the crash report after an unasked end."""
+        level, event, fields = record_of(fact)
+        self.emit(level, event, **fields)
+        match fact:
+            case f.WorkerBootFailed():
+                self._failed[fact.worker] = fact
+            case f.WorkerKilled():
+                self._killed[fact.worker] = fact.reason
+            case f.WorkerExited():
+                failed, killed = self._failed.pop(fact.worker, None), self._killed.pop(fact.worker, None)
+                if not fact.asked:
+                    self._crash(worker_report(fact, self.source, failed, killed))
+            case f.ZygoteEnded():
+                self._crash(zygote_report(fact))
+
+    def dump(self, view: f.View) -> None:
+        """The whole state, at level ``info`` whatever ``level`` is: somebody asked (SIGUSR1)."""
+        for event, fields in status_records(view):
+            self._writer.put(self._record("info", event, fields))
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Write what is queued, for at most ``timeout`` seconds; true if all of it was written."""
+        return self._writer.close(timeout)
+
+    def _crash(self, report: CrashReport) -> None:
+        self.last_report = report
+        record = self._record("error", _BLOCK, report.record())
+        if self.format == "console":
+            record["block"] = report.text()
+        self._writer.put(record)
+
+    def _record(self, level: str, event: str, fields: dict[str, Any]) -> Record:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"timestamp": now, "level": level, "event": event, "service": self._service, **fields}
+
+    def _lost(self, count: int) -> Record:
+        return self._record("warning", "log_records_dropped", {"count": count})

@@ -1,0 +1,71 @@
+"""What the room reads of the running primary, apart from facts; the composition root supplies it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from clusterd.core.facts import Fact, View
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one worker says of itself, read from its scoreboard row. Untrusted.
+
+    Attributes:
+        row: the row's words by their names in ``wire.rows.Row`` in lower case (``connections_open``, ``cpu_ns`` …).
+            A name that is missing counts as never written.
+    """
+
+    pid: int
+    row: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSample:
+    """One listener.
+
+    Attributes:
+        address: where it is bound, as in the configuration but with the real port.
+        backlog: connections that wait in the kernel's queue.
+        backlog_limit: how many may.
+    """
+
+    name: str
+    address: str
+    backlog: int
+    backlog_limit: int
+
+
+class Source(Protocol):
+    """The primary, as far as eyes need it. Every method is cheap and blocks nothing; all run in the primary's loop."""
+
+    def view(self) -> View:
+        """The core's state; :attr:`View.now` is on the core's clock, which is ``time.monotonic``'s."""
+
+    def samples(self) -> Mapping[int, Sample]:
+        """By worker id; a worker's last sample is still there while its ``WorkerExited`` is observed."""
+
+    def handed(self) -> Mapping[tuple[int, str], int]:
+        """(Worker id, listener's name) to the connections handed to it so far; kept as long as :meth:`samples`."""
+
+    def listeners(self) -> Sequence[ListenerSample]:
+        """The bound listeners."""
+
+    def leftovers(self) -> Sequence[int]:
+        """Pids of an earlier primary's workers that are still in our cgroup."""
+
+    def reclaimed(self) -> Mapping[tuple[str, str], int]:
+        """(Pool, ``dead`` or ``blocked``) to the connections read back from mailboxes so far."""
+
+    def loop_age(self) -> float:
+        """Seconds since the primary's loop last turned its own beat."""
+
+    def crash_lines(self, worker: int) -> Sequence[str]:
+        """The last lines of a worker's output; still there while its ``WorkerExited`` is observed."""
+
+
+class Observer(Protocol):
+    """Told every fact, in order, in the primary's loop: costs little and never blocks."""
+
+    def fact(self, fact: Fact) -> None:
+        """What has just become true."""

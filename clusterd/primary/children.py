@@ -1,0 +1,290 @@
+"""The only map that holds pids: worker id to process, channel, mailboxes, scoreboard and output."""
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core import events as e
+from ..core.commands import Spawn
+from ..errors import PeerError
+from ..spawner.client import Parts
+from ..unix import mail, pidfd, scoreboard
+from ..unix.stream import FdStream
+from ..wire import messages, rows
+from ..wire import zygote as wire
+from ..wire.channel import Channel, Received
+from ..wire.conversation import Conversation
+from . import output
+from .dispatch import Box
+from .listeners import Listeners
+
+#: What one worker may have queued towards us in one line, and unread from us, in bytes.
+MAX_LINE = 16 * 1024 * 1024
+MAX_QUEUED = 64 * 1024 * 1024
+
+#: Seconds from the end of a channel until a worker that still lives counts as leaving by its own will.
+HANG_UP = 0.2
+
+
+@dataclass(slots=True)
+class Child:
+    """One worker's process, as the primary holds it. Descriptors are closed by ``release``."""
+
+    id: int
+    pool: str
+    slot: int
+    generation: int
+    talk: Conversation
+    stream: FdStream
+    board: scoreboard.Board
+    boxes: dict[str, Box]
+    inboxes: dict[str, mail.Inbox]
+    last_lines: deque[str]
+    outputs: list[output.Output] = field(default_factory=list)
+    pid: int = 0
+    pidfd: int = -1
+    ready: bool = False
+
+    def row(self) -> tuple[int, ...]:
+        """The scoreboard as it is now. Untrusted."""
+        return tuple(self.board.words)
+
+    def close_mail(self) -> None:
+        """No more mail: what is in the boxes can still be taken."""
+        for box in self.boxes.values():
+            box.outbox.close()
+
+    def release(self) -> None:
+        """Close everything that is left. Harmless when repeated."""
+        self.talk.close()
+        self.close_mail()
+        for inbox in self.inboxes.values():
+            inbox.close()
+        for reader in self.outputs:
+            reader.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.board.close()
+
+
+class Children:
+    """Makes the parts of new workers, hears what they say, learns of their end.
+
+    Args:
+        loop: the primary's loop.
+        listeners: where they get their connections from.
+        report: takes events for the core.
+        on_line: called with pool, slot, worker, stream and text of every line of output.
+        on_message: called with worker, message and descriptor of every message of the app's; the descriptor is the
+            callee's.
+        on_broken: called with worker and sentence when a worker breaks the rules; it is killed then.
+        capture: whether output is captured, and how many of the last lines are kept.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listeners: Listeners,
+        report: Callable[[e.Event], None],
+        *,
+        on_line: Callable[[str, int | None, int | None, str, str], None],
+        on_message: Callable[[int, Any, int | None], None],
+        on_broken: Callable[[int, str], None],
+        capture: bool,
+        crash_lines: int,
+    ) -> None:
+        self.by_id: dict[int, Child] = {}
+        self.reclaimed: dict[tuple[str, str], int] = {}
+        self._loop = loop
+        self._listeners = listeners
+        self._report = report
+        self._on_line = on_line
+        self._on_message = on_message
+        self._on_broken = on_broken
+        self._capture = capture
+        self._crash_lines = crash_lines
+        self._seq = itertools.count()  # Node counts its messages per process
+
+    # -- birth ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, command: Spawn, names: Sequence[str]) -> Parts:
+        """Make channel, scoreboard, output and mailboxes of a worker to be.
+
+        Raises:
+            OSError: this process is out of descriptors or memory; nothing is left open.
+        """
+        theirs: list[int] = []
+        ours: list[Callable[[], None]] = []
+        try:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours.append(near.close)
+            theirs.append(far.detach())
+            board_fd = scoreboard.create(rows.WORDS)
+            theirs.append(board_fd)
+            board = scoreboard.Board.attach(board_fd, rows.WORDS, writable=False)
+            ours.append(board.close)
+            last_lines: deque[str] = deque(maxlen=self._crash_lines or 1)
+            pipes = []
+            for stream in ("stdout", "stderr") if self._capture else ():
+                reading, kept, writing = output.pipe()
+                ours.append(lambda fd=reading: os.close(fd))  # type: ignore[misc]
+                theirs += [writing, kept]
+                pipes.append((reading, stream))
+            boxes, inboxes = {}, {}
+            for name in names:
+                writing, reading = mail.pair()
+                outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
+                ours += [outbox.close, inbox.close]
+                boxes[name], inboxes[name] = Box(command.worker, outbox), inbox
+                theirs.append(os.dup(reading))
+        except BaseException:
+            for close in ours:
+                close()
+            for fd in theirs:
+                os.close(fd)
+            raise
+        child = self._child(command, near, board, boxes, inboxes, last_lines)
+        for reading, stream in pipes:
+            child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines))
+        addresses = [[name, *self._listeners.socknames[name]] for name in names]
+        return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses), tuple(theirs))
+
+    def _child(
+        self,
+        command: Spawn,
+        near: socket.socket,
+        board: scoreboard.Board,
+        boxes: dict[str, Box],
+        inboxes: dict[str, mail.Inbox],
+        last_lines: deque[str],
+    ) -> Child:
+        worker = command.worker
+        talk = Conversation(
+            Channel(seq=self._seq, max_line=MAX_LINE, max_queued=MAX_QUEUED),
+            lambda received: self._heard(worker, received),
+            lambda error: self._broken(worker, str(error)),
+        )
+        stream = FdStream(self._loop, near, talk.data, lambda: self._hung_up(worker))
+        talk.attach(stream)
+        child = Child(
+            worker, command.pool, command.slot, command.generation, talk, stream, board, boxes, inboxes, last_lines
+        )
+        self.by_id[worker] = child
+        return child
+
+    def _sink(self, child: Child) -> output.LineSink:
+        return lambda stream, text: self._on_line(child.pool, child.slot, child.id, stream, text)
+
+    def born(self, worker: int, pid: int, fd: int) -> None:
+        """The zygote has forked it: it may go, now that its end cannot escape us."""
+        child = self.by_id.get(worker)
+        if child is None:
+            os.close(fd)
+            return
+        child.pid, child.pidfd = pid, fd
+        self._loop.add_reader(fd, self._ended, child)
+        child.talk.send(messages.go())
+        self._report(e.Spawned(worker))
+
+    def unborn(self, worker: int) -> None:
+        """It was not forked: what was made for it is closed."""
+        child = self.by_id.pop(worker, None)
+        if child is not None:
+            child.release()
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def _heard(self, worker: int, received: Received) -> None:
+        if not received.internal:
+            self._on_message(worker, received.message, received.fd)
+            return
+        if received.fd is not None:
+            os.close(received.fd)  # no message of ours from a worker carries one
+        try:
+            message = messages.read(received.message)
+        except PeerError as error:
+            self._broken(worker, str(error))
+            return
+        child = self.by_id.get(worker)
+        match message:
+            case messages.Online():
+                self._report(e.Online(worker))
+            case messages.Ready() if child is not None and not child.ready:
+                child.ready = True
+                for name, box in child.boxes.items():
+                    self._listeners.dispatch[name].add(box)
+                self._report(e.Ready(worker))
+            case messages.Failed(stage, report):
+                self._report(e.BootFailed(worker, stage, report))
+            case messages.ExitedAfterDisconnect(seq):
+                if child is not None:
+                    child.talk.send(messages.acknowledgement(seq))
+                self._report(e.Leaving(worker))
+            case _:
+                pass  # Node ignores what it does not know, and so do we
+
+    def _hung_up(self, worker: int) -> None:
+        """Its channel is at its end. A dying process closes that before its pidfd tells, so death gets a moment."""
+        self._loop.call_later(HANG_UP, self._left, worker)
+
+    def _left(self, worker: int) -> None:
+        if worker in self.by_id:
+            self._report(e.Leaving(worker))
+
+    def _broken(self, worker: int, why: str) -> None:
+        self._on_broken(worker, why)
+        self.kill(worker)
+
+    def drain(self, worker: int) -> None:
+        """Hand it nothing more, and ask it to end."""
+        child = self.by_id[worker]
+        for dispatch in self._listeners.dispatch.values():
+            dispatch.remove(worker)
+        child.talk.send(messages.disconnect())
+        child.close_mail()
+        if not child.ready and child.pidfd >= 0:
+            # It may be importing and deaf to its channel. SIGTERM ends an import, and asks a start-up politely.
+            pidfd.send_signal(child.pidfd, signal.SIGTERM)
+
+    def kill(self, worker: int) -> bool:
+        """SIGKILL to it and its process group; false if it is not known or not born."""
+        child = self.by_id.get(worker)
+        if child is None or child.pidfd < 0:
+            return False
+        pidfd.kill_group(child.pid)  # not reaped yet, so the number is still its own
+        pidfd.send_signal(child.pidfd, signal.SIGKILL)
+        return True
+
+    # -- death ---------------------------------------------------------------------------------------------------
+
+    def _ended(self, child: Child) -> None:
+        self._loop.remove_reader(child.pidfd)
+        try:
+            if pidfd.peek(child.pidfd):
+                pidfd.kill_group(child.pid)  # first: once the leader is reaped the number may be a stranger's
+            status = pidfd.wait(child.pidfd)
+        except ChildProcessError:
+            status = None  # its parent is not us: the zygote and its middle were killed between two forks
+        child.stream.read_now()  # why it failed, perhaps
+        for reader in child.outputs:
+            reader.finish()
+        for name, dispatch in self._listeners.dispatch.items():
+            dispatch.remove(child.id)
+            if name in child.inboxes:
+                child.boxes[name].outbox.close()
+                self._count(child.pool, "dead", dispatch.reclaim(mail.drain(child.inboxes[name])))
+        code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)
+        self._report(e.Exited(child.id, code, number))
+        del self.by_id[child.id]
+        child.release()
+
+    def _count(self, pool: str, reason: str, count: int) -> None:
+        if count:
+            self.reclaimed[pool, reason] = self.reclaimed.get((pool, reason), 0) + count

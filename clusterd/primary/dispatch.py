@@ -1,0 +1,299 @@
+"""From a listening socket to the mailboxes of its workers: in turn, bounded by the kernel, nothing held in between.
+
+The primary accepts only when some box has room, so the kernel's backlog is the one queue there is. Nobody but the
+primary writes to a box, so room that was seen is still there when the connection has been accepted.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..errors import PeerError
+from ..unix import sockets, synfilter
+from ..unix.mail import Mail, Outbox, Posted
+from ..wire import mail as letters
+
+BATCH: Final = 16
+"""Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
+
+PAUSE: Final = 0.1
+"""Seconds without accepting after the kernel was short of descriptors or memory; a level-triggered poll would spin."""
+
+_SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Box:
+    """One worker's mailbox of one listener, as the rotation sees it.
+
+    Attributes:
+        handed: connections put into it so far.
+    """
+
+    __slots__ = ("handed", "outbox", "queued", "worker")
+
+    def __init__(self, worker: int, outbox: Outbox) -> None:
+        self.worker = worker
+        self.outbox = outbox
+        self.queued = outbox.queued
+        self.handed = 0
+
+
+class Dispatch:
+    """Hands the connections of one listener to its workers.
+
+    Args:
+        loop: the primary's loop.
+        name: the listener's.
+        sock: the listening socket, owned from here on.
+        on_short: called with a sentence when the kernel is short of something, once until it is there again.
+        on_broken: called with the id of a worker whose box does not take mail any more.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        sock: socket.socket,
+        on_short: Callable[[str], None],
+        on_broken: Callable[[int], None],
+    ) -> None:
+        self.name = name
+        self.sock = sock
+        self._loop = loop
+        self._on_short = on_short
+        self._on_broken = on_broken
+        self._boxes: list[Box] = []
+        self._next = 0
+        self._after = 0
+        self._held: deque[tuple[bytes, int]] = deque()  # accepted, and handed to nobody yet: a worker died with it
+        self._reading = False
+        self._writers: list[int] = []
+        self._pause: asyncio.TimerHandle | None = None
+        self._short = False
+        self._closed: Callable[[], None] | None = None
+        self._empty_seen = 0
+
+    # -- the rotation --------------------------------------------------------------------------------------------
+
+    def add(self, box: Box) -> None:
+        """The worker joins the rotation, at its end."""
+        self._boxes.append(box)
+        self._resume()
+
+    def remove(self, worker: int) -> None:
+        """The worker is handed nothing more."""
+        for index, box in enumerate(self._boxes):
+            if box.worker == worker:
+                self._await_room(False)
+                del self._boxes[index]
+                if index < self._next:
+                    self._next -= 1
+                self._resume()
+                return
+
+    def reclaim(self, mails: Sequence[Mail]) -> int:
+        """Hand on what a dead worker had not taken, before anything that is accepted now; returns how many.
+
+        The oldest first: they have waited longest.
+        """
+        count = 0
+        for mail in mails:
+            if mail.fd is None:
+                continue
+            try:
+                letters.unpack(mail.payload)
+            except PeerError:
+                os.close(mail.fd)
+                continue
+            self._held.append((mail.payload, mail.fd))
+            count += 1
+        self._resume()
+        return count
+
+    def _choose(self) -> Box | None:
+        """The next box in turn that is empty; when none is, the next that has room; when none has, nobody.
+
+        The turn passes on when the box gets something (:meth:`_hand`), not when it is looked at.
+        """
+        boxes = self._boxes
+        count = len(boxes)
+        second = -1
+        for step in range(count):
+            index = self._next + step
+            if index >= count:
+                index -= count
+            box = boxes[index]
+            queued = box.queued()
+            if not queued:
+                self._after = index + 1 if index + 1 < count else 0
+                return box
+            if second < 0 and queued < box.outbox.limit:
+                second = index
+        if second < 0:
+            return None
+        self._after = second + 1 if second + 1 < count else 0
+        return boxes[second]
+
+    # -- accepting -----------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        for _ in range(BATCH):
+            box = self._choose()
+            if box is None:
+                self._resume()
+                return
+            try:
+                accepted = sockets.accept(self.sock)
+            except OSError as error:
+                self._accept_failed(error)
+                return
+            if accepted is None:
+                self._short = False
+                return
+            fd, address = accepted
+            host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
+            if not self._hand(letters.pack(host, port, time.monotonic_ns()), fd, box):
+                return
+
+    def _hand(self, letter: bytes, fd: int, box: Box) -> bool:
+        """Post and close our copy; false if it had to be held, and accepting must wait."""
+        posted = box.outbox.post(letter, fd)
+        if posted is Posted.SENT:
+            box.handed += 1
+            self._next = self._after
+            os.close(fd)
+            return True
+        self._held.append((letter, fd))
+        if posted is Posted.BROKEN:
+            self.remove(box.worker)
+            self._on_broken(box.worker)
+        elif posted is Posted.SHORT:
+            self._say_short("too many descriptors are in flight, or the kernel is short of memory")
+            self._pause_for(PAUSE)
+        else:
+            self._resume()
+        return False
+
+    def _accept_failed(self, error: OSError) -> None:
+        if error.errno in _SHORT:
+            self._say_short(f"cannot accept connections: {os.strerror(error.errno or 0)}")
+            self._pause_for(PAUSE)
+        elif self._closed is None:
+            self._say_short(f"accept failed: {error}")
+            self._pause_for(PAUSE)
+
+    def _say_short(self, sentence: str) -> None:
+        if not self._short:
+            self._short = True
+            self._on_short(f"listener {self.name}: {sentence}")
+
+    # -- when to look --------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Watch what there is to wait for: held connections go first, then the listener, else room in a box."""
+        if self._pause is not None:
+            return
+        while self._held and (box := self._choose()) is not None:
+            letter, fd = self._held.popleft()
+            if not self._hand(letter, fd, box):
+                return
+        room = bool(self._boxes) and not self._held and any(not box.outbox.full for box in self._boxes)
+        self._await_room(bool(self._boxes) and not room)
+        self._watch(room)
+        if self._closed is not None:
+            self._loop.call_soon(self._close_step)
+
+    def _watch(self, wanted: bool) -> None:
+        wanted = wanted and self._closed is None and self.sock.fileno() >= 0
+        if wanted and not self._reading:
+            self._loop.add_reader(self.sock, self._readable)
+        elif not wanted and self._reading:
+            self._loop.remove_reader(self.sock)
+        self._reading = wanted
+
+    def _await_room(self, wanted: bool) -> None:
+        for fd in self._writers:
+            self._loop.remove_writer(fd)
+        self._writers = [box.outbox.fileno() for box in self._boxes] if wanted else []
+        for fd in self._writers:
+            self._loop.add_writer(fd, self._resume)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._watch(False)
+        self._await_room(False)
+        if self._pause is None:
+            self._pause = self._loop.call_later(seconds, self._unpause)
+
+    def _unpause(self) -> None:
+        self._pause = None
+        self._resume()
+
+    # -- closing -------------------------------------------------------------------------------------------------
+
+    def close(self, hand_on: bool, done: Callable[[], None]) -> None:
+        """Take no new connection; hand on what the kernel has accepted, then close the socket.
+
+        Args:
+            hand_on: false closes at once; asked while a close is under way, it hurries that.
+            done: called once, from the loop.
+        """
+        first = self._closed is None
+        if first:
+            self._closed = done
+            synfilter.refuse_new(self.sock)
+            self._watch(False)
+        if not hand_on:
+            self._finish_close()
+        elif first:
+            self._loop.call_soon(self._close_step)
+
+    def _close_step(self) -> None:
+        """Accept until empty, twice: the second time for those whose handshake the first one overlapped."""
+        if self.sock.fileno() < 0 or self._pause is not None:
+            return
+        while self._empty_seen < 2:
+            if self._held or (box := self._choose()) is None:
+                if not self._boxes:
+                    break  # nobody is left to take them
+                self._await_room(True)
+                return
+            try:
+                accepted = sockets.accept(self.sock)
+            except OSError as error:
+                if error.errno not in _SHORT:
+                    break
+                self._pause_for(PAUSE)
+                return
+            if accepted is None:
+                self._empty_seen += 1
+                continue
+            fd, address = accepted
+            host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
+            if not self._hand(letters.pack(host, port, time.monotonic_ns()), fd, box):
+                return
+        self._finish_close()
+
+    def _finish_close(self) -> None:
+        if self.sock.fileno() < 0:
+            return
+        self._watch(False)
+        self._await_room(False)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        self.sock.close()
+        done, self._closed = self._closed, lambda: None
+        if done is not None:
+            self._loop.call_soon(done)
+
+    def discard(self) -> int:
+        """At the very end: close what was accepted and could be handed to nobody; returns how many."""
+        count = len(self._held)
+        while self._held:
+            os.close(self._held.popleft()[1])
+        return count

@@ -1,0 +1,139 @@
+"""A method per command: does it, and owes the core its one answer, also for what it has never known."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from ..core import commands as c
+from ..core import events as e
+from ..spawner.client import Parts, Plan, ZygoteClient
+from .children import Children
+from .listeners import Listeners
+
+
+class Executor:
+    """Executes the core's commands.
+
+    Args:
+        loop: the primary's loop.
+        plans: how the zygote of each pool is started.
+        pool_listeners: the names of each pool's listeners.
+        children: the workers' processes.
+        listeners: the listening sockets.
+        report: takes events for the core.
+        zygote_output: gives the descriptors that a pool's zygote prints to.
+        on_warning: called with pool and sentence.
+        on_exit: called with code and reason by the last command.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        plans: Mapping[str, Plan],
+        pool_listeners: Mapping[str, tuple[str, ...]],
+        children: Children,
+        listeners: Listeners,
+        report: Callable[[e.Event], None],
+        zygote_output: Callable[[str], tuple[int, int]],
+        on_warning: Callable[[str, str], None],
+        on_exit: Callable[[int, str], None],
+    ) -> None:
+        self._loop = loop
+        self._plans = plans
+        self._pool_listeners = pool_listeners
+        self._children = children
+        self._listeners = listeners
+        self._report = report
+        self._zygote_output = zygote_output
+        self._on_warning = on_warning
+        self._on_exit = on_exit
+        self._zygotes: dict[tuple[str, int], ZygoteClient] = {}
+        self._names: dict[ZygoteClient, tuple[str, int]] = {}
+
+    def __call__(self, command: c.Command) -> None:
+        """Do one command."""
+        match command:
+            case c.StartZygote(pool, generation):
+                self._start_zygote(pool, generation)
+            case c.StopZygote(pool, generation):
+                self._stop_zygote(pool, generation)
+            case c.Spawn():
+                self._spawn(command)
+            case c.Drain(worker):
+                if worker in self._children.by_id:
+                    self._children.drain(worker)
+                else:
+                    self._report(e.Exited(worker))
+            case c.Kill(worker):
+                if not self._children.kill(worker):
+                    self._report(e.Exited(worker))
+            case c.CloseListeners(hand_on):
+                self._listeners.close(hand_on, lambda: self._report(e.ListenersClosed()))
+            case c.Exit(code, reason):
+                self._on_exit(code, reason)
+
+    @property
+    def spawning(self) -> bool:
+        """A fork is on its way: there may be a child that nobody has told us of yet."""
+        return any(client.busy for client in self._zygotes.values())
+
+    def zygote_pids(self) -> set[int]:
+        """The pids of all zygotes that live."""
+        return {client.pid for client in self._zygotes.values()}
+
+    def _start_zygote(self, pool: str, generation: int) -> None:
+        plan = self._plans[pool]
+        client = ZygoteClient(self._loop, plan, self, lambda: self._zygote_output(pool))
+        self._zygotes[pool, generation] = client
+        self._names[client] = (pool, generation)
+        try:
+            client.start()
+        except OSError as error:
+            self.zygote_failed(client, f"cannot start a zygote: {error}")
+
+    def _stop_zygote(self, pool: str, generation: int) -> None:
+        client = self._zygotes.get((pool, generation))
+        if client is None:
+            self._report(e.ZygoteGone(pool, generation))
+        else:
+            client.stop()
+
+    def _spawn(self, command: c.Spawn) -> None:
+        client = self._zygotes.get((command.pool, command.generation))
+        if client is None:
+            self._report(e.SpawnFailed(command.worker, "there is no zygote", zygote_gone=True))
+            return
+
+        def prepare() -> Parts:
+            return self._children.prepare(command, self._pool_listeners[command.pool])
+
+        client.spawn(command.worker, prepare)
+
+    # -- what zygotes say ----------------------------------------------------------------------------------------
+
+    def zygote_ready(self, client: ZygoteClient, preloaded: bool, warning: str) -> None:
+        pool, generation = self._names[client]
+        if warning:
+            how = "forking from there all the same" if preloaded else "each worker imports the app for itself instead"
+            self._on_warning(pool, f"{warning}; {how} (preload)")
+        self._report(e.ZygoteReady(pool, generation, preloaded))
+
+    def zygote_failed(self, client: ZygoteClient, report: str) -> None:
+        pool, generation = self._forget(client)
+        self._report(e.ZygoteFailed(pool, generation, report))
+
+    def zygote_gone(self, client: ZygoteClient, report: str) -> None:
+        pool, generation = self._forget(client)
+        self._report(e.ZygoteGone(pool, generation, report))
+
+    def _forget(self, client: ZygoteClient) -> tuple[str, int]:
+        name = self._names.pop(client)
+        del self._zygotes[name]
+        return name
+
+    def spawned(self, worker: int, pid: int, fd: int) -> None:
+        self._children.born(worker, pid, fd)
+
+    def spawn_failed(self, worker: int, report: str, zygote_gone: bool) -> None:
+        self._children.unborn(worker)
+        self._report(e.SpawnFailed(worker, report, zygote_gone))

@@ -1,0 +1,80 @@
+"""How each pool's zygote is started: user, environment, directory, limits, and what it imports."""
+
+import os
+import resource
+from collections.abc import Mapping
+from typing import Final
+
+from ..config.schema import Config, Pool
+from ..spawner.client import Plan
+from ..wire import zygote as wire
+
+#: What speaks to the primary alone. An app that inherited it would tell the service manager about the wrong process.
+PRIVATE: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "FDSTORE",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "NODE_UNIQUE_ID",
+)
+
+#: Marks the processes of one service: a new primary finds the workers of a dead one by it.
+RUN_DIR_VARIABLE: Final = "CLUSTERD_RUN_DIR"
+
+
+def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofile: int) -> Plan:
+    """The plan of one pool's zygotes.
+
+    Args:
+        name: the pool's name.
+        pool: its configuration.
+        config: the whole.
+        environ: the primary's own environment.
+        nofile: the soft limit of descriptors before the primary raised its own, which the pool gets back.
+    """
+    env = {key: value for key, value in environ.items() if key not in PRIVATE}
+    env |= pool.env
+    env |= {RUN_DIR_VARIABLE: config.clusterd.run_dir, "CLUSTERD_NAME": config.clusterd.name, "CLUSTERD_POOL": name}
+    shutdown = config.shutdown
+    return Plan(
+        load=wire.Load(
+            service=config.clusterd.name,
+            pool=name,
+            generation=1,
+            target=pool.app,
+            interface=pool.interface,
+            preload=str(pool.preload).lower(),
+            primary_pid=os.getpid(),
+            undertaking=shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None,
+            rlimits=_limits(pool, nofile),
+            engine={
+                "keep_alive": pool.http.keep_alive,
+                "forwarded_allow_ips": list(pool.http.forwarded_allow_ips),
+                "root_path": pool.http.root_path,
+                "max_concurrency": pool.http.max_concurrency,
+                "access_log": pool.http.access_log,
+                "linger": shutdown.linger,
+            },
+        ),
+        env=env,
+        cwd=pool.cwd or None,
+        user=pool.user or None,
+        group=pool.group or None,
+        umask=-1 if pool.umask is None else pool.umask,
+    )
+
+
+def _limits(pool: Pool, nofile: int) -> dict[str, list[int]]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limits = {"nofile": [nofile, hard]}
+    for name, value in (("nofile", pool.limits.nofile), ("memory", pool.limits.memory), ("core", pool.limits.core)):
+        if value is None or (value == 0 and name != "core"):
+            continue
+        number = resource.RLIM_INFINITY if value == "unlimited" else value
+        limits[name] = [number, number]
+    return limits

@@ -1,0 +1,71 @@
+"""One page: an event is handled, what follows is executed, facts are shown, the timer is set for the next deadline."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..core.commands import Command
+from ..core.events import Event, Tick
+from ..core.facts import Fact
+from ..core.supervisor import Supervisor
+
+Observer = Callable[[Fact], None]
+
+
+class Pump:
+    """Drives a supervisor on an event loop; the one place that reads the clock for it.
+
+    Args:
+        loop: the primary's loop.
+        supervisor: the rules.
+        execute: does one command; it may feed events, also at once.
+        observers: each is called with every fact, before the commands of the same event are executed: whoever logs
+            must say "killed" before the process is.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+        execute: Callable[[Command], None],
+        observers: Sequence[Observer],
+    ) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+        self._execute = execute
+        self._observers = tuple(observers)
+        self._events: deque[Event] = deque()
+        self._running = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def feed(self, event: Event) -> None:
+        """Take in an event. It is handled before this returns, unless another one is being handled now."""
+        self._events.append(event)
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._events:
+                commands, facts = self._supervisor.handle(self._events.popleft(), self._loop.time())
+                for fact in facts:
+                    for observe in self._observers:
+                        observe(fact)
+                for command in commands:
+                    self._execute(command)
+        finally:
+            self._running = False
+        self._arm()
+
+    def close(self) -> None:
+        """No tick will come any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._supervisor.deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self.feed, Tick())

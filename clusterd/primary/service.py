@@ -1,0 +1,198 @@
+"""The primary put together: rules, pump, executor, children, listeners and doors of one service, on one event loop."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.schema import Config
+from ..core.events import Event, Scale, Start
+from ..core.facts import Fact, View
+from ..core.policy import ServicePolicy
+from ..core.supervisor import Supervisor
+from ..spawner.client import Plan
+from ..unix import process, sockets
+from . import doors, output
+from .children import Children
+from .executor import Executor
+from .listeners import Listeners
+from .pump import Pump
+from .strays import Leftovers, Orphans
+
+#: Seconds from one beat of the primary's own to the next.
+BEAT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """Who is told what; given by the composition root, for the primary knows none of them.
+
+    Attributes:
+        facts: called with every fact.
+        line: called with pool, slot, worker, stream and text of every line of output.
+        message: called with worker, message and descriptor of every message of an app's; closes the descriptor.
+        warn: called with an event name, a sentence and fields.
+        status: called when SIGUSR1 asks for it.
+    """
+
+    facts: Sequence[Callable[[Fact], None]]
+    line: Callable[[str, int | None, int | None, str, str], None]
+    message: Callable[[int, Any, int | None], None]
+    warn: Callable[..., None]
+    status: Callable[[], None]
+
+
+class Primary:
+    """One service.
+
+    Args:
+        loop: the loop that this process runs.
+        config: the configuration.
+        policy: what the core makes of it.
+        plans: how each pool's zygotes are started.
+        opened: the listening sockets by name, owned from here on.
+        seed: see :class:`Supervisor`.
+        eyes: see :class:`Eyes`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: Config,
+        policy: ServicePolicy,
+        plans: Mapping[str, Plan],
+        opened: Mapping[str, socket.socket],
+        seed: str,
+        eyes: Eyes,
+    ) -> None:
+        process.set_child_subreaper()
+        self._first_pool = policy.pools[0].name
+        self._loop = loop
+        self._config = config
+        self._eyes = eyes
+        self._exit: asyncio.Future[int] = loop.create_future()
+        self._beat_at = loop.time()
+        self._beat: asyncio.TimerHandle | None = None
+        self._zygote_lines: dict[str, deque[str]] = {}
+        self.supervisor = Supervisor(policy, seed)
+        self.listeners = Listeners(loop, opened, self._short, self._box_broken)
+        self.children = Children(
+            loop,
+            self.listeners,
+            self._report,
+            on_line=eyes.line,
+            on_message=eyes.message,
+            on_broken=lambda worker, why: eyes.warn("worker_broken", why, worker=worker),
+            capture=config.log.worker_output == "capture",
+            crash_lines=config.log.crash_lines,
+        )
+        self._executor = Executor(
+            loop,
+            plans=plans,
+            pool_listeners={name: pool.listeners for name, pool in config.pools.items()},
+            children=self.children,
+            listeners=self.listeners,
+            report=self._report,
+            zygote_output=self._zygote_output,
+            on_warning=lambda pool, sentence: eyes.warn("preload_unsafe", sentence, pool=pool),
+            on_exit=lambda code, reason: self._exit.set_result(code),
+        )
+        self._pump = Pump(loop, self.supervisor, self._executor, eyes.facts)
+        self._orphans = Orphans(
+            lambda: [*(child.pid for child in self.children.by_id.values()), *self._executor.zygote_pids()],
+            lambda: self._executor.spawning,
+            lambda sentence: eyes.warn("orphan", sentence),
+        )
+        shutdown = config.shutdown
+        allowed = shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None
+        self.leftovers = Leftovers(loop, config.clusterd.run_dir, allowed)
+
+    async def run(self) -> int:
+        """Serve until the end; returns the exit code."""
+        doors.open_all(self._loop, self._report, self._other_signal)
+        self._turn()
+        self._pump.feed(Start())
+        try:
+            return await self._exit
+        finally:
+            if self._beat is not None:
+                self._beat.cancel()
+            self._pump.close()
+            self._orphans.look(now=True)
+            self.leftovers.close()
+            for dispatch in self.listeners.dispatch.values():
+                dispatch.discard()
+
+    # -- what eyes read ------------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """The core's state."""
+        return self.supervisor.view()
+
+    def loop_age(self) -> float:
+        """Seconds since the loop last turned its own beat; over :data:`BEAT` it is late."""
+        return self._loop.time() - self._beat_at
+
+    def handed(self) -> dict[tuple[int, str], int]:
+        """Worker and listener to connections handed over so far."""
+        return {
+            (child.id, name): box.handed for child in self.children.by_id.values() for name, box in child.boxes.items()
+        }
+
+    def queues(self) -> list[tuple[str, str, int, int]]:
+        """Name, address, connections in the kernel's queue and its bound, of every listener."""
+        found = []
+        for name, dispatch in self.listeners.dispatch.items():
+            length, limit = sockets.accept_queue(dispatch.sock.fileno()) if dispatch.sock.fileno() >= 0 else (0, 0)
+            found.append((name, self.listeners.addresses[name], length, limit))
+        return found
+
+    def last_lines(self, worker: int) -> list[str]:
+        """The last lines of a worker's output."""
+        child = self.children.by_id.get(worker)
+        return list(child.last_lines) if child is not None else []
+
+    # -- small wires ---------------------------------------------------------------------------------------------
+
+    def _report(self, event: Event) -> None:
+        self._pump.feed(event)
+
+    def _short(self, sentence: str) -> None:
+        self._eyes.warn("short_of_resources", sentence)
+
+    def _box_broken(self, worker: int) -> None:
+        self._eyes.warn("worker_broken", "its mailbox takes no mail any more", worker=worker)
+        self.children.kill(worker)
+
+    def _other_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGUSR1:
+            self._eyes.status()
+        elif number in (signal.SIGTTIN, signal.SIGTTOU):
+            self._report(Scale(self._first_pool, 1 if number is signal.SIGTTIN else -1))
+        else:
+            self._eyes.warn("signal_ignored", f"{number.name}: {doors.SIGNALS[number].does}")
+
+    def _zygote_output(self, pool: str) -> tuple[int, int]:
+        """Descriptors that a zygote prints to; as a worker's, its lines are told, tagged with the pool alone."""
+        if self._config.log.worker_output != "capture":
+            return os.dup(1), os.dup(2)
+        kept = self._zygote_lines.setdefault(pool, deque(maxlen=self._config.log.crash_lines or 1))
+        writing = []
+        for stream in ("stdout", "stderr"):
+            reading, spare, write = output.pipe()
+            os.close(spare)
+            output.Output(
+                self._loop, reading, stream, lambda name, text: self._eyes.line(pool, None, None, name, text), kept
+            )
+            writing.append(write)
+        return writing[0], writing[1]
+
+    def _turn(self) -> None:
+        """Once a second: the loop turns, and strays are looked for."""
+        self._beat_at = self._loop.time()
+        self._orphans.look()
+        self._beat = self._loop.call_later(BEAT, self._turn)

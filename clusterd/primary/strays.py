@@ -1,0 +1,139 @@
+"""Processes that nobody announced: grandchildren that the primary adopts, and the workers of a dead predecessor.
+
+The primary is a child subreaper. What a dead worker leaves behind in sessions of its own becomes the primary's child;
+it is ended, for nobody else will. A status that somebody waits for is never taken: children are looked at with
+WNOWAIT, one by one, and not at all while a fork is on its way.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from ..unix import cgroup, pidfd, process
+from .plans import RUN_DIR_VARIABLE
+
+
+class Orphans:
+    """The adopted children.
+
+    Args:
+        known: the pids of workers and zygotes.
+        spawning: whether a fork is on its way.
+        tell: called with a sentence for each that is ended.
+    """
+
+    def __init__(
+        self, known: Callable[[], Collection[int]], spawning: Callable[[], bool], tell: Callable[[str], None]
+    ) -> None:
+        self._known = known
+        self._spawning = spawning
+        self._tell = tell
+        self._asked: set[int] = set()
+
+    def look(self, *, now: bool = False) -> None:
+        """Reap those that ended; ask the others to end, and when they are seen again make them.
+
+        As pid 1 the living are let be: who runs a command in a container has its children adopted by pid 1.
+
+        Args:
+            now: the primary ends: SIGKILL at once.
+        """
+        if self._spawning():
+            return
+        known = set(self._known())
+        seen: set[int] = set()
+        for pid in process.children():
+            if pid in known:
+                continue
+            try:
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+                if ended:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    continue
+                if os.getpid() == 1:
+                    continue
+                seen.add(pid)
+                if now or pid in self._asked:
+                    _signal(pid, signal.SIGKILL)
+                else:
+                    self._tell(f"ending process {pid} ({_command(pid)}), which a dead worker left behind")
+                    _signal(pid, signal.SIGTERM)
+            except (ChildProcessError, ProcessLookupError, PermissionError):
+                continue
+        self._asked = seen
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """To a child of ours, which cannot have been reaped by anybody else."""
+    fd = pidfd.open_pidfd(pid)
+    try:
+        pidfd.send_signal(fd, number)
+    finally:
+        os.close(fd)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()  # unlike cmdline it waits for no lock of the process
+    except OSError:
+        return "?"
+
+
+class Leftovers:
+    """Workers of an earlier primary of this service: shown, counted in no pool, killed if they outstay their drain.
+
+    Args:
+        loop: the primary's loop.
+        run_dir: what marks this service's processes.
+        allowed: seconds from now until those that are left are killed; ``None`` is never.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, run_dir: str, allowed: float | None) -> None:
+        self.pids: dict[int, int] = {}  # pid -> pidfd
+        self._loop = loop
+        for pid in cgroup.processes():
+            if pid != os.getpid() and _is_worker_of(pid, run_dir):
+                self._watch(pid)
+        self._timer = loop.call_later(allowed, self._kill) if self.pids and allowed is not None else None
+
+    def close(self) -> None:
+        """Watch them no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for fd in self.pids.values():
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        self.pids.clear()
+
+    def _watch(self, pid: int) -> None:
+        try:
+            fd = pidfd.open_pidfd(pid)
+        except OSError:
+            return  # it has ended since
+        self.pids[pid] = fd
+        self._loop.add_reader(fd, self._ended, pid)
+
+    def _ended(self, pid: int) -> None:
+        fd = self.pids.pop(pid)
+        self._loop.remove_reader(fd)
+        os.close(fd)
+
+    def _kill(self) -> None:
+        for fd in self.pids.values():
+            try:
+                pidfd.send_signal(fd, signal.SIGKILL)
+            except PermissionError:
+                continue
+
+
+def _is_worker_of(pid: int, run_dir: str) -> bool:
+    """Once, at the start, before anybody is served: these reads may wait for the process's memory lock."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    marked = f"{RUN_DIR_VARIABLE}={run_dir}".encode() in environ
+    return marked and title.startswith(b"clusterd: ") and b" worker " in title

@@ -1,0 +1,225 @@
+"""The zygote: imports the app once, forks workers as its own siblings, and buries them if the primary dies.
+
+A worker is forked by a *middle*, which ends at once, so that the kernel makes the primary, a child subreaper, its
+parent. The middle opens the worker's pidfd while the worker cannot have been reaped; the zygote sends that on only
+when it has reaped the middle, for before that the primary could not wait for the worker (each other order was
+measured to lose exit statuses).
+"""
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..errors import AppError
+from ..unix import packets, process, signals
+from ..wire import zygote as wire
+from .apps import load
+from .safety import why_unsafe
+
+_LIMITS = {"nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE, "memory": resource.RLIMIT_AS}
+
+
+def main(control_fd: int, stdout_fd: int, stderr_fd: int) -> NoReturn:
+    """Be a zygote until the primary closes the control socket, and its undertaker after that.
+
+    Args:
+        control_fd: the SEQPACKET pair's end.
+        stdout_fd, stderr_fd: the service's own, for workers that outlive the primary.
+    """
+    signals.reset_all()
+    control = socket.socket(fileno=control_fd)
+    try:
+        first = packets.receive(control, wait=True)
+    except EOFError:
+        sys.exit(0)
+    request = wire.read_request(first.data) if first is not None else None
+    if not isinstance(request, wire.Load):
+        sys.exit("clusterd: a zygote is started by the primary, not by hand")
+    Zygote(control, (stdout_fd, stderr_fd), request).run()
+
+
+class Zygote:
+    """One zygote's state: the app, or ``None`` where workers import it, and the pidfds of those it forked."""
+
+    def __init__(self, control: socket.socket, service_out: tuple[int, int], load_request: wire.Load) -> None:
+        self._control = control
+        self._service_out = service_out
+        self._load = load_request
+        self._app: Callable[[], object] = self._load_app
+        self._app_fds: frozenset[int] = frozenset()
+        self._pidfds: dict[int, int] = {}  # pidfd -> pid
+
+    def run(self) -> NoReturn:
+        """Load, prove, fork; see the module."""
+        request = self._load
+        process.title(f"clusterd: {request.service} zygote {request.pool}/{request.generation}")
+        for name, (soft, hard) in request.rlimits.items():
+            resource.setrlimit(_LIMITS[name], (soft, hard))
+        self._import()
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._control.fileno():
+                    if not self._serve(poll):
+                        self._undertake()
+                else:  # one of its workers has ended; the primary reaps it, we only forget it
+                    poll.unregister(fd)
+                    del self._pidfds[fd]
+                    os.close(fd)
+
+    def _import(self) -> None:
+        ours = frozenset({0, 1, 2, self._control.fileno(), *self._service_out})
+        # CPython's own advice for copy-on-write (gc.freeze): no collection may leave holes before the freeze.
+        gc.disable()
+        from ..worker import boot
+
+        boot.preload(self._load.engine)
+        if self._load.preload != "false":
+            try:
+                app = self._load_app()
+                self._app = lambda: app
+            except AppError as error:
+                self._say(wire.Failed("import", wire.clip(getattr(error, "report", str(error)))))
+                sys.exit(1)
+            except BaseException:
+                self._say(wire.Failed("import", wire.clip(traceback.format_exc())))
+                sys.exit(1)
+            unsafe = why_unsafe(ours)
+            if unsafe and self._load.preload == "auto":
+                self._say(wire.Unsafe(wire.clip(unsafe)))
+                sys.exit(0)
+            self._app_fds = frozenset(process.open_fds()) - ours
+            loaded = wire.Loaded(preloaded=True, unsafe=wire.clip(unsafe))
+        else:
+            loaded = wire.Loaded(preloaded=False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()
+        self._say(loaded)
+
+    def _load_app(self) -> object:
+        from ..worker import boot
+
+        app = load(self._load.target)
+        boot.check(app, self._load)
+        return app
+
+    def _serve(self, poll: select.poll) -> bool:
+        """One request; false when the primary has gone."""
+        try:
+            packet = packets.receive(self._control)
+        except EOFError:
+            return False
+        if packet is None:
+            return True
+        request = wire.read_request(packet.data)
+        if not isinstance(request, wire.Spawn):
+            return True
+        try:
+            pid, pidfd = self._fork(request, packet.fds)
+        except OSError as error:
+            self._say(wire.SpawnFailed(request.worker, f"fork failed: {error.strerror or error}"))
+        else:
+            self._pidfds[pidfd] = pid
+            poll.register(pidfd, select.POLLIN)
+            self._say(wire.Spawned(request.worker, pid), pidfd)
+        finally:
+            for fd in packet.fds:
+                os.close(fd)
+        return True
+
+    def _fork(self, request: wire.Spawn, fds: tuple[int, ...]) -> tuple[int, int]:
+        """Returns pid and pidfd of a worker that is no child of ours."""
+        near, far = packets.pair()
+        with near, far:
+            middle = os.fork()
+            if middle == 0:
+                self._be_middle(request, fds, near, far)
+            far.close()
+            try:
+                answer = packets.receive(near, wait=True)
+            except EOFError:
+                answer = None
+            finally:
+                os.waitpid(middle, 0)
+        if answer is None or not answer.fds:
+            raise OSError(0, answer.data.decode() if answer is not None else "the middle process died")
+        return int(answer.data), answer.fds[0]
+
+    def _be_middle(
+        self, request: wire.Spawn, fds: tuple[int, ...], near: socket.socket, far: socket.socket
+    ) -> NoReturn:
+        status = 1
+        try:
+            worker = os.fork()
+            if worker == 0:
+                near.close()
+                far.close()
+                self._be_worker(request, fds)
+            pidfd = os.pidfd_open(worker)
+            packets.send(far, str(worker).encode(), [pidfd], wait=True)
+            status = 0
+        except OSError as error:
+            packets.send(far, str(error).encode()[:500], wait=True)
+        finally:
+            os._exit(status)
+
+    def _be_worker(self, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
+        from ..worker import boot
+
+        try:
+            boot.run(boot.Birth(self._load, request, fds, self._service_out, self._app, self._app_fds))
+        except BaseException:
+            # Whatever is raised up to here would otherwise run the middle's and the zygote's clean-up in the worker.
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+
+    def _say(self, answer: wire.Answer, *fds: int) -> None:
+        try:
+            packets.send(self._control, wire.encode(answer), fds, wait=True)
+        except OSError:
+            pass  # the primary is gone: the next receive says so
+
+    def _undertake(self) -> NoReturn:
+        """The primary is dead. Its workers drain by themselves; what is left at the deadline is killed."""
+        process.title(f"clusterd: {self._load.service} undertaker {self._load.pool}/{self._load.generation}")
+        allowed = self._load.undertaking
+        deadline = None if allowed is None else time.monotonic() + allowed
+        poll = select.poll()
+        for pidfd in self._pidfds:
+            poll.register(pidfd, select.POLLIN)
+        while self._pidfds:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ended = poll.poll(None if left is None else left * 1000)
+            if not ended and left == 0.0:
+                for pidfd, pid in self._pidfds.items():
+                    _kill(pidfd, pid)
+                break
+            for pidfd, _ in ended:
+                poll.unregister(pidfd)
+                del self._pidfds[pidfd]
+        sys.exit(0)
+
+
+def _kill(pidfd: int, pid: int) -> None:
+    """A worker with its process group: it leads one, and while its pidfd is silent its number is its own."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass

@@ -1,0 +1,133 @@
+"""Control groups, version 1 and 2: how many processors this process may use, and who shares its group."""
+
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+
+class _Mount(NamedTuple):
+    root: PurePosixPath  # the group that is visible at the mount point
+    point: PurePosixPath
+    version: int
+    options: frozenset[str]
+
+
+def cpu_count(root: Path = Path("/"), affinity: int | None = None) -> int:
+    """How many processors this process may keep busy.
+
+    The least of its affinity and of the quotas of its control groups and all their parents. A quota is rounded up,
+    because two thirds of a processor still need one process to use them. It may change while the process runs: ask again.
+    cgroups(7); the kernel's cgroup-v2 document, "cpu.max", and cgroup-v1, "sched-bwc".
+
+    Args:
+        root: where ``proc`` and the mount points are found; other than ``/`` for a file tree that was copied.
+        affinity: number of processors the scheduler may choose among; ``None`` asks sched_getaffinity(2).
+
+    Returns:
+        At least 1.
+    """
+    count = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    for quota in _quotas(root):
+        count = min(count, math.ceil(quota))
+    return max(count, 1)
+
+
+def processes(root: Path = Path("/")) -> list[int]:
+    """The pids in this process's own control group, itself among them, by number.
+
+    Version 2 is asked first, then hierarchies of version 1, and those in which it is not the root group before all
+    others. Without a service manager or container it may still be the group of a whole machine or login: that a
+    process is in it says nothing about whose it is.
+
+    Returns:
+        ``[]`` where it cannot be known. Processes of other pid namespaces are left out.
+    """
+    groups = _groups(root)
+    hierarchies = [(2, ""), (1, "name=systemd"), (1, "pids"), (1, "cpu")]
+    hierarchies.sort(key=lambda entry: groups.get(entry[1]) == PurePosixPath("/"))
+    for version, option in hierarchies:
+        for directory in _directories(root, groups, version, option):
+            text = _read(directory / "cgroup.procs")
+            pids = sorted({int(word) for word in text.split() if word.isdecimal()} - {0})
+            if pids:
+                return pids
+            break  # only the own group, not its parents
+    return []
+
+
+def _quotas(root: Path) -> Iterator[Fraction]:
+    groups = _groups(root)
+    for directory in _directories(root, groups, 2, ""):
+        words = _read(directory / "cpu.max").split()
+        if len(words) == 2:
+            yield from _quota(*words)
+    for directory in _directories(root, groups, 1, "cpu"):
+        yield from _quota(_read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us"))
+
+
+def _quota(quota: str, period: str) -> Iterator[Fraction]:
+    try:
+        microseconds, of = int(quota), int(period)
+    except ValueError:  # "max", or a file that is not there
+        return
+    if microseconds > 0 and of > 0:  # -1 is no quota in version 1
+        yield Fraction(microseconds, of)
+
+
+def _groups(root: Path) -> dict[str, PurePosixPath]:
+    """Controller (or ``name=…``, or ``""`` for version 2) to this process's group, from ``/proc/self/cgroup``."""
+    groups: dict[str, PurePosixPath] = {}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        parts = line.split(":", 2)
+        if len(parts) == 3 and parts[2].startswith("/"):
+            for controller in parts[1].split(","):
+                groups[controller] = PurePosixPath(parts[2])
+    return groups
+
+
+def _directories(root: Path, groups: dict[str, PurePosixPath], version: int, controller: str) -> Iterator[Path]:
+    """Where this process is in one hierarchy: its own group's directory first, then the parents, up to the mount
+    point."""
+    group = groups.get(controller)
+    if group is None:
+        return
+    for mount in _mounts(root):
+        if mount.version == version and (version == 2 or controller in mount.options):
+            # A group outside of what is mounted (a container without a cgroup namespace of its own, or one that was
+            # moved) is seen, if at all, as the mount point itself.
+            relative = group.relative_to(mount.root) if group.is_relative_to(mount.root) else PurePosixPath()
+            if ".." in relative.parts:
+                relative = PurePosixPath()
+            point = root / mount.point.relative_to("/")
+            yield point / relative
+            for parent in relative.parents:
+                yield point / parent
+            return
+
+
+def _mounts(root: Path) -> Iterator[_Mount]:
+    """The control group file systems in ``/proc/self/mountinfo`` (proc(5))."""
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        before, separator, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        if not separator or len(fields) < 5 or len(kind) < 3 or kind[0] not in ("cgroup", "cgroup2"):
+            continue
+        shown, point = (PurePosixPath(_unescape(field)) for field in fields[3:5])
+        if point.is_absolute():
+            yield _Mount(shown, point, 2 if kind[0] == "cgroup2" else 1, frozenset(kind[2].split(",")))
+
+
+def _unescape(field: str) -> str:
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except (OSError, ValueError):
+        return ""

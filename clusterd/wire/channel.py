@@ -1,0 +1,398 @@
+"""Node's IPC channel as a state machine: bytes and descriptors in, messages out, and back; no sockets.
+
+Either end of the protocol of node-cluster-spec §10 (framing, handles, acknowledgement) with the ``seq``/``ack`` of §11.
+What Node does badly is done better where the wire allows it: a garbled line ends the channel, not the process (§15 row
+15); a handle of any kind that did not arrive is sent again and comes back to its owner in the end; handles that were
+under way when the peer died come back too (§15 row 1).
+
+How an owner drives it, on whatever loop it has::
+
+    for received in channel.feed(data, fds):    # one recvmsg
+        ...
+    for piece in channel.outgoing(unsent):      # after every feed and every send: one sendmsg each
+        ...
+
+``feed`` and ``outgoing`` are the two places where PeerError comes out. Once it has, the channel is dead and stays so.
+
+Whose is a descriptor? One that is *sent* is the channel's once ``send`` or ``ask`` has returned, and must stay open
+until it is listed once by ``released`` (arrived: close it, or keep it) or by ``returned`` (did not); the pieces' writer
+must not close it. One that is *received* is the owner's once it is in a ``Received``; what could not be matched to a
+message is listed by ``stray`` and is to be closed. So after each feed, and after ``close``: close what ``stray`` and
+``released`` list, and look at ``returned``. The channel itself never closes one.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from clusterd.errors import PeerError
+from clusterd.wire.lines import MAX_LINE, Lines, decode, encode
+
+NATIVE: Final = "net.Native"
+SOCKET: Final = "net.Socket"
+SERVER: Final = "net.Server"
+DGRAM: Final = "dgram.Socket"
+DGRAM_NATIVE: Final = "dgram.Native"
+
+SLOW_DOWN: Final = 131072
+"""Unsent bytes from which on ``send`` answers False (node-cluster-spec §10.5)."""
+
+MAX_QUEUED: Final = MAX_LINE
+"""Unsent bytes above which the peer counts as broken, unless the owner says otherwise. The stream underneath must queue
+as many, or it loses what it was handed."""
+
+MAX_UNPAIRED: Final = 4
+"""Descriptors that may wait for their message. Node waits with one, and a peer that keeps the rules needs one."""
+
+ATTEMPTS: Final = 4
+"""How often a handle is sent before it is given back: once, and three times more (node-cluster-spec §10.4)."""
+
+_OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
+_ACK: Final = encode({"cmd": "NODE_HANDLE_ACK"})
+_NACK: Final = encode({"cmd": "NODE_HANDLE_NACK"})
+
+Members: TypeAlias = Mapping[str, object]
+
+
+class Received(NamedTuple):
+    """One message from the peer.
+
+    Attributes:
+        message: any JSON value. For a handle it is the inner message, without its envelope.
+        fd: the descriptor that came with it, the owner's from now on; ``None`` for a message without a handle.
+        internal: it is one of Node's own (``cmd`` begins with ``NODE_``) and never a user's ``message`` event (§10.3).
+        kind: the envelope's ``type``, ``net.Native`` and so on; ``None`` without a handle, or if it was no string.
+        ack: the ``seq`` of the question asked here that this answers; ``None`` for everything else, answers nobody
+            asked for among it. Each question is answered at most once.
+    """
+
+    message: Any
+    fd: int | None = None
+    internal: bool = False
+    kind: str | None = None
+    ack: int | None = None
+
+
+class Outgoing(NamedTuple):
+    """One ``sendmsg``: ``fd`` goes with the first byte; after a partial write the rest goes without (§12 point 5)."""
+
+    data: bytes
+    fd: int | None
+
+
+class Returned(NamedTuple):
+    """A handle that did not arrive, for all that is known.
+
+    Attributes:
+        message: the message it was sent with, its ``seq`` added; it did not arrive either.
+        fd: the descriptor, the owner's again.
+        kind: as it was sent.
+        attempts: how often ``outgoing`` handed it out. 0: the peer cannot have it. More, on a channel that ended: the
+            peer may have taken it and died before it said so.
+    """
+
+    message: Any
+    fd: int
+    kind: str
+    attempts: int
+
+
+class _Handle:
+    """A message with a descriptor, from ``send`` to its acknowledgement."""
+
+    __slots__ = ("attempts", "data", "fd", "handed_out", "kind", "message")
+
+    def __init__(self, data: bytes, fd: int, message: Any, kind: str) -> None:
+        self.data = data
+        self.fd = fd
+        self.message = message
+        self.kind = kind
+        self.attempts = 0
+        self.handed_out = False
+
+
+def is_internal(message: object) -> bool:
+    """Whether ``message`` is one of Node's own: an object whose ``cmd`` begins with ``NODE_`` and goes on (§10.3)."""
+    if type(message) is not dict:
+        return False
+    cmd = message.get("cmd")
+    return type(cmd) is str and len(cmd) > 5 and cmd.startswith("NODE_")
+
+
+class Channel:
+    """One end of a channel.
+
+    Args:
+        seq: where the numbers of outgoing cluster messages come from. Node counts per process, so a primary passes one
+            ``itertools.count()`` to all its channels; default is a count of its own, from 0.
+        max_line: longest line taken from the peer, in bytes.
+        max_queued: most unsent bytes, a little for each message included. A peer that does not read, or never
+            acknowledges a handle, is broken above it.
+        max_unpaired: most descriptors that wait for their message; further ones are ``stray``.
+    """
+
+    def __init__(
+        self,
+        *,
+        seq: Iterator[int] | None = None,
+        max_line: int = MAX_LINE,
+        max_queued: int = MAX_QUEUED,
+        max_unpaired: int = MAX_UNPAIRED,
+    ) -> None:
+        self._seq = seq if seq is not None else count()
+        self._lines = Lines(max_line)
+        self._longest = min(max_line, max_queued - _OVERHEAD)
+        self._max_queued = max_queued
+        self._max_unpaired = max_unpaired
+        self._ready: list[bytes | _Handle] = []  # may be written now, in this order
+        self._waiting: deque[bytes | _Handle] = deque()  # behind the handle in flight
+        self._flight: _Handle | None = None  # sent, or in _ready to be sent; its answer is awaited
+        self._queued = 0  # what _ready and _waiting cost
+        self._unsent = 0  # what the owner last said its stream holds
+        self._asked: set[int] = set()
+        self._unpaired: deque[int] = deque()
+        self._stray: list[int] = []
+        self._released: list[int] = []
+        self._returned: list[Returned] = []
+        self._broken: PeerError | None = None
+        self._closed = False
+
+    @property
+    def broken(self) -> PeerError | None:
+        """Why the peer counts as broken, as soon as it does; ``None`` as long as it does not."""
+        return self._broken
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits here, to be written or to be acknowledged: the channel may close without loss (§10.6)."""
+        return not (self._ready or self._waiting or self._flight)
+
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Received]:
+        """Takes what one ``recvmsg`` brought and returns the messages it completed, in order.
+
+        Call ``outgoing`` afterwards: acknowledgements are owed at once.
+
+        Args:
+            data: bytes, in any splitting.
+            fds: descriptors that came with them. They go to the handle messages completed by this or a later call, in
+                order (§10.4).
+
+        Raises:
+            PeerError: the peer broke the rules (no JSON, a line too long, nesting too deep, too much owed to it). If
+                messages came before the fault they are returned and the error is raised by the next call, and is
+                ``broken`` at once: what a peer said before it broke counts, however its bytes were cut.
+        """
+        if self._broken or self._closed:
+            self._stray.extend(fds)
+            if self._broken:
+                raise self._broken
+            return []
+        self._unpaired.extend(fds)
+        received: list[Received] = []
+        try:
+            for line in self._lines.feed(data):
+                self._take(decode(line), received)
+        except PeerError as error:
+            self._end(error)
+            if not received:
+                raise
+        while len(self._unpaired) > self._max_unpaired:
+            self._stray.append(self._unpaired.pop())
+        return received
+
+    def send(self, message: Any, fd: int | None = None, kind: str = NATIVE, details: Members | None = None) -> bool:
+        """Queues ``message``, after all that was queued before it.
+
+        A message of the cluster (``cmd`` is ``NODE_CLUSTER``) gets the next ``seq`` if it has none.
+
+        Args:
+            message: what JSON can say.
+            fd: a descriptor to go with it, the channel's from now on (see the module's text).
+            kind: what the peer is to make of it, for the envelope.
+            details: further members of the envelope: ``key`` for ``net.Socket``, ``dgramType`` for ``dgram.Socket``.
+
+        Returns:
+            False: slow down, more than ``SLOW_DOWN`` bytes are unsent; the message goes all the same. Also False on a
+            channel that ended: then nothing goes, and ``fd`` is listed by ``returned``. The peer's faults do not raise.
+
+        Raises:
+            TypeError: ``message`` is nothing JSON can say. ``fd`` stays the caller's.
+            ValueError: its line is longer than ``max_line``, or than ``max_queued`` has room for at all. ``fd`` stays
+                the caller's.
+        """
+        if type(message) is dict and message.get("cmd") == "NODE_CLUSTER" and "seq" not in message:
+            message = {**message, "seq": next(self._seq)}
+        item: bytes | _Handle
+        if fd is None:
+            data = item = encode(message)
+        else:
+            data = encode({"cmd": "NODE_HANDLE", "type": kind, "msg": message, **(details or {})})
+            item = _Handle(data, fd, message, kind)
+        if len(data) > self._longest:
+            raise ValueError(f"a message of {len(data)} bytes is longer than the {self._longest} that are allowed")
+        if self._broken or self._closed:
+            if isinstance(item, _Handle):
+                self._give_back(item)
+            return False
+        self._queued += len(data) + _OVERHEAD
+        if self._flight:
+            self._waiting.append(item)
+        else:
+            self._release(item)
+        if excess := self._excess():
+            self._end(excess)
+        return self._queued + self._unsent <= SLOW_DOWN and not self._broken
+
+    def ask(self, message: Members, fd: int | None = None, kind: str = NATIVE, details: Members | None = None) -> int:
+        """Sends a message of the cluster that is answered; arguments and errors as those of ``send``.
+
+        Returns:
+            Its ``seq``; the answer is the ``Received`` whose ``ack`` equals it. On a channel that ended there is none.
+        """
+        seq = next(self._seq)
+        self.send({**message, "seq": seq}, fd, kind, details)
+        if not (self._broken or self._closed):
+            self._asked.add(seq)
+        return seq
+
+    def outgoing(self, unsent: int = 0) -> list[Outgoing]:
+        """Hands out what is to be written now, one ``sendmsg`` each, in order. What is handed out is not kept here.
+
+        Args:
+            unsent: bytes of earlier pieces that the kernel has not taken yet; they count for the limits. Whoever always
+                writes on at once and never says it has no bound.
+
+        Raises:
+            PeerError: the channel is dead.
+        """
+        self._unsent = unsent
+        if not self._closed and (excess := self._excess()):
+            self._end(excess)
+        if self._broken:
+            raise self._broken
+        pieces: list[Outgoing] = []
+        plain: list[bytes] = []  # neighbours without a descriptor are one write
+        for item in self._ready:
+            if isinstance(item, bytes):
+                plain.append(item)
+                continue
+            if plain:
+                pieces.append(Outgoing(b"".join(plain), None))
+                plain = []
+            item.attempts += 1
+            item.handed_out = True
+            pieces.append(Outgoing(item.data, item.fd))
+        if plain:
+            pieces.append(Outgoing(b"".join(plain), None))
+        self._queued -= sum(len(i) if isinstance(i, bytes) else len(i.data) for i in self._ready)
+        self._queued -= _OVERHEAD * len(self._ready)
+        self._ready = []
+        return pieces
+
+    def released(self) -> list[int]:
+        """Lists, once, the descriptors that arrived: close them, or keep them where sender and receiver share."""
+        released, self._released = self._released, []
+        return released
+
+    def returned(self) -> list[Returned]:
+        """Lists, once, the handles that did not arrive: after ``ATTEMPTS``, or at the channel's end."""
+        returned, self._returned = self._returned, []
+        return returned
+
+    def stray(self) -> list[int]:
+        """Lists, once, descriptors received that belong to no message: close them."""
+        stray, self._stray = self._stray, []
+        return stray
+
+    def close(self) -> None:
+        """Ends the channel, at end of file or on purpose: ``returned`` and ``stray`` then list what was under way."""
+        self._closed = True
+        self._end(None)
+
+    def _take(self, message: Any, received: list[Received]) -> None:
+        if not is_internal(message):
+            received.append(Received(message))
+            return
+        match message["cmd"]:
+            case "NODE_HANDLE_ACK":
+                self._acknowledged(arrived=True)
+            case "NODE_HANDLE_NACK":
+                self._acknowledged(arrived=False)
+            case "NODE_HANDLE":
+                if not self._unpaired:
+                    self._owe(_NACK)
+                    return
+                self._owe(_ACK)
+                inner, kind = message.get("msg"), message.get("type")
+                internal = is_internal(inner)
+                fd = self._unpaired.popleft()
+                kind = kind if isinstance(kind, str) else None
+                received.append(Received(inner, fd, internal, kind, self._answered(inner) if internal else None))
+            case _:
+                received.append(Received(message, None, True, None, self._answered(message)))
+
+    def _answered(self, message: dict[str, Any]) -> int | None:
+        """The question that ``message`` answers, which is thereby answered; a user may forge an ``ack`` (§10.3)."""
+        ack = message.get("ack")
+        if type(ack) is not int or message["cmd"] != "NODE_CLUSTER" or ack not in self._asked:
+            return None
+        self._asked.discard(ack)
+        return ack
+
+    def _owe(self, data: bytes) -> None:
+        """Queues an answer about a handle, which waits behind nothing."""
+        self._ready.append(data)
+        self._queued += len(data) + _OVERHEAD
+        if excess := self._excess():
+            raise excess
+
+    def _acknowledged(self, *, arrived: bool) -> None:
+        """Ends the flight of a handle, or sends it again. An answer to nothing is let pass: users can forge those."""
+        handle = self._flight
+        if handle is None or not handle.handed_out:
+            return
+        if not arrived and handle.attempts < ATTEMPTS:
+            handle.handed_out = False
+            self._queued += len(handle.data) + _OVERHEAD
+            self._ready.append(handle)
+            return
+        if arrived:
+            self._released.append(handle.fd)
+        else:
+            self._give_back(handle)
+        self._flight = None
+        while self._waiting and not self._flight:
+            self._release(self._waiting.popleft())
+
+    def _release(self, item: bytes | _Handle) -> None:
+        self._ready.append(item)
+        if isinstance(item, _Handle):
+            self._flight = item
+
+    def _give_back(self, handle: _Handle) -> None:
+        self._returned.append(Returned(handle.message, handle.fd, handle.kind, handle.attempts))
+        seq = handle.message.get("seq") if type(handle.message) is dict else None
+        if type(seq) is int:
+            self._asked.discard(seq)
+
+    def _excess(self) -> PeerError | None:
+        if self._queued + self._unsent <= self._max_queued:
+            return None
+        return PeerError(f"the peer leaves more than {self._max_queued} bytes unread or unacknowledged")
+
+    def _end(self, error: PeerError | None) -> None:
+        """Gives up all that is under way; nothing goes in or out any more."""
+        if self._broken is None:
+            self._broken = error
+        under_way = [self._flight] if self._flight else []
+        under_way += [item for item in self._waiting if isinstance(item, _Handle)]
+        for handle in under_way:
+            self._give_back(handle)
+        self._flight = None
+        self._ready = []
+        self._waiting.clear()
+        self._queued = 0
+        self._stray.extend(self._unpaired)
+        self._unpaired.clear()
+        self._asked.clear()

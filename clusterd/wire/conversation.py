@@ -1,0 +1,94 @@
+"""A channel on a stream: what both ends of the control channel do with every read and every message to send.
+
+The stream is whatever has ``write``, ``pending`` and ``close`` (:class:`clusterd.unix.stream.FdStream` as a rule); it
+is given, not made here.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import PeerError
+from .channel import NATIVE, Channel, Received, Returned
+
+
+class Stream(Protocol):
+    """What a conversation asks of its stream."""
+
+    def write(self, data: bytes, fds: Sequence[int] = ()) -> bool: ...
+    def pending(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class Conversation:
+    """One end of a control channel.
+
+    Args:
+        channel: the protocol's state.
+        on_message: called with every message received; a descriptor in it is the callee's.
+        on_broken: called once, if the peer breaks the rules; nothing is received or sent after it.
+        on_returned: called with every handle that did not arrive; its descriptor is the callee's.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        on_message: Callable[[Received], None],
+        on_broken: Callable[[PeerError], None],
+        on_returned: Callable[[Returned], None] = lambda handle: os.close(handle.fd),
+    ) -> None:
+        self.channel = channel
+        self._on_message = on_message
+        self._on_broken = on_broken
+        self._on_returned = on_returned
+        self._stream: Stream | None = None
+        self._told = False
+
+    def attach(self, stream: Stream) -> None:
+        """Say which stream to write to; what was sent before goes now."""
+        self._stream = stream
+        self._flush()
+
+    def data(self, data: bytes, fds: Sequence[int]) -> None:
+        """Take in what one read brought."""
+        try:
+            received = self.channel.feed(data, fds)
+        except PeerError:
+            received = []
+        self._flush()
+        for message in received:
+            self._on_message(message)
+
+    def send(self, message: Any, fd: int | None = None, kind: str = NATIVE) -> bool:
+        """Send; as :meth:`Channel.send`. The descriptor is the channel's from now on."""
+        more = self.channel.send(message, fd, kind)
+        self._flush()
+        return more
+
+    def close(self) -> None:
+        """End it: what can be written is written, what was under way is given back."""
+        if self._stream is not None:
+            self._flush()
+            self._stream.close()
+            self._stream = None
+        self.channel.close()
+        self._tidy()
+
+    def _flush(self) -> None:
+        stream = self._stream
+        if stream is not None and self.channel.broken is None:
+            try:
+                for piece in self.channel.outgoing(stream.pending()):
+                    stream.write(piece.data, () if piece.fd is None else (piece.fd,))
+            except PeerError:
+                pass  # told below
+        self._tidy()
+
+    def _tidy(self) -> None:
+        for fd in (*self.channel.stray(), *self.channel.released()):
+            os.close(fd)
+        for handle in self.channel.returned():
+            self._on_returned(handle)
+        if self.channel.broken is not None and not self._told:
+            self._told = True
+            self._on_broken(self.channel.broken)

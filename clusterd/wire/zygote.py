@@ -1,0 +1,158 @@
+"""What the primary and a zygote say to each other: one JSON object a packet, descriptors in the order stated here.
+
+The zygote runs the user's code and the primary does not trust it: :func:`read_answer` checks every field.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from ..errors import PeerError
+
+VERSION: Final = 1
+
+#: A report (a traceback as a rule) is cut in the middle to this many characters.
+MAX_REPORT: Final = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Primary to zygote, first and once: what to import and how the workers are to be.
+
+    Attributes:
+        service: the service's name, for process titles.
+        target: ``package.module:attribute`` or ``…:factory()``.
+        interface: ``auto`` or ``asgi``.
+        preload: ``auto``: unless forking is unsafe; ``true``: in any case; ``false``: each worker imports the app.
+        primary_pid: who must be the workers' parent.
+        undertaking: seconds after the primary's death until workers that are left are killed; ``None`` is never.
+        rlimits: soft and hard limits by name (``nofile``, ``core``, ``memory``), -1 is unlimited.
+        engine: what the engine is told: the HTTP options by name.
+    """
+
+    service: str
+    pool: str
+    generation: int
+    target: str
+    interface: str
+    preload: str
+    primary_pid: int
+    undertaking: float | None
+    rlimits: dict[str, list[int]] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Primary to zygote: fork one worker.
+
+    Descriptors: the channel; the scoreboard; if ``captured``, standard output's writing and reading end and standard
+    error's; then one mailbox for each of ``boxes``.
+
+    Attributes:
+        boxes: name and address of each listener, as ``[name, host, port]``.
+    """
+
+    worker: int
+    slot: int
+    captured: bool
+    boxes: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Zygote to primary: it can fork. ``unsafe``: why it could not after an import, if it was asked to import first."""
+
+    preloaded: bool
+    unsafe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsafe:
+    """Zygote to primary: the app is imported, but forking from here is unsafe; it ends. ``why`` names thread or fd."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Zygote to primary: the app cannot be imported; it ends."""
+
+    stage: str
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """Zygote to primary: the worker exists, its middle is reaped. One descriptor: the worker's pidfd."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """Zygote to primary: there is no such worker."""
+
+    worker: int
+    report: str
+
+
+Request = Load | Spawn
+Answer = Loaded | Unsafe | Failed | Spawned | SpawnFailed
+
+_REQUESTS: Final[dict[str, type[Any]]] = {"load": Load, "spawn": Spawn}
+_ANSWERS: Final[dict[str, type[Any]]] = {
+    "loaded": Loaded,
+    "unsafe": Unsafe,
+    "failed": Failed,
+    "spawned": Spawned,
+    "spawn_failed": SpawnFailed,
+}
+_NAMES: Final = {kind: name for table in (_REQUESTS, _ANSWERS) for name, kind in table.items()}
+
+
+def clip(report: str, limit: int = MAX_REPORT) -> str:
+    """Cut a long report in the middle: its first line says what was tried, its last ones what went wrong."""
+    if len(report) <= limit:
+        return report
+    head, tail = limit // 4, limit - limit // 4
+    return f"{report[:head]}\n… {len(report) - limit} characters left out …\n{report[-tail:]}"
+
+
+def encode(message: Request | Answer) -> bytes:
+    """The bytes of one packet."""
+    return json.dumps({"v": VERSION, "op": _NAMES[type(message)], **asdict(message)}).encode()
+
+
+def read_request(data: bytes) -> Request:
+    """In the zygote, which trusts the primary."""
+    raw = json.loads(data)
+    raw.pop("v")
+    request: Request = _REQUESTS[raw.pop("op")](**raw)
+    return request
+
+
+def read_answer(data: bytes) -> Answer:
+    """In the primary.
+
+    Raises:
+        PeerError: these bytes are no answer of this version.
+    """
+    try:
+        raw = json.loads(data)
+        kind = _ANSWERS[raw["op"]]
+        wrong_version = raw["v"] != VERSION
+        fields = {name: raw[name] for name in kind.__dataclass_fields__}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PeerError(f"the zygote sent {data[:80]!r}, which is no answer ({error!r})") from None
+    if wrong_version:
+        raise PeerError(f"the zygote speaks version {raw['v']!r} of its protocol, not {VERSION}")
+    for name, value in fields.items():
+        expected = kind.__dataclass_fields__[name].type
+        if type(value) is not expected or (expected is int and value < 0):
+            raise PeerError(f"the zygote sent {name}={value!r} in {raw['op']}, where {expected} was expected")
+        if expected is str:
+            fields[name] = clip(value)
+    answer: Answer = kind(**fields)
+    return answer

@@ -1,0 +1,229 @@
+"""From the fork to serving, one function in order, and back out.
+
+Each step stands where it stands for a reason that was measured; the order of the parent-death signal above all: set
+before the middle has gone it kills the worker at birth, set before the ids change it is forgotten (prctl(2)).
+"""
+
+import asyncio
+import atexit
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..errors import AppError, PeerError
+from ..unix import process, scoreboard, signals
+from ..wire import messages, rows
+from ..wire import zygote as wire
+from ..wire.channel import Channel, Received
+from . import asgi, link
+from .beat import Beat
+from .options import HttpOptions, Inboxed
+
+#: A worker goes before the primary when memory runs out: the one can be replaced, the other cannot.
+OOM_SCORE = 300
+
+#: Exit codes of a worker that failed by itself, for those who read `worker_exited` records.
+EXIT_BOOT = 3
+
+logger = logging.getLogger("clusterd")
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a worker is born with.
+
+    Attributes:
+        load: what its zygote was told.
+        spawn: what its zygote was told of it.
+        fds: descriptors in the order that :class:`clusterd.wire.zygote.Spawn` states.
+        service_out: the service's own standard output and error.
+        app: gives the application: the one the zygote has imported, or imports it now.
+        app_fds: descriptors that the application opened at import and may need.
+    """
+
+    load: wire.Load
+    spawn: wire.Spawn
+    fds: tuple[int, ...]
+    service_out: tuple[int, int]
+    app: Callable[[], object]
+    app_fds: frozenset[int]
+
+
+def preload(engine: dict[str, object]) -> None:
+    """In the zygote: import all that workers will need, so that they share it."""
+    asgi.preload(HttpOptions(**engine))  # type: ignore[arg-type]
+
+
+def check(app: object, load: wire.Load) -> None:
+    """Is it an application that this version serves?
+
+    Raises:
+        AppError: it is not, and why.
+    """
+    interface = asgi.interface_of(app)
+    if interface == "asgi" or load.interface == "asgi":
+        return
+    if interface == "wsgi":
+        raise AppError(
+            f"{load.target} looks like a WSGI application, which this version does not serve yet;"
+            ' if it is ASGI all the same, set interface = "asgi"'
+        )
+    raise AppError(
+        f"{load.target} is a {type(app).__name__}, not an ASGI application (a callable of scope, receive and send)"
+    )
+
+
+def run(birth: Birth) -> NoReturn:
+    """Be a worker; ends the process."""
+    request, load = birth.spawn, birth.load
+    # -- apart from the zygote: a group of its own, so that all it starts can be ended with it; own descriptors only.
+    os.setpgid(0, 0)
+    signals.reset_all()
+    channel_fd, board_fd, *rest = birth.fds
+    held = _take_over_output(rest) if request.captured else ()
+    box_fds = rest[len(held) * 2 :]
+    boxes = [
+        Inboxed(str(name), fd, (host, port)) for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
+    ]
+    process.close_fds_except({0, 1, 2, channel_fd, board_fd, *held, *box_fds, *birth.service_out, *birth.app_fds})
+    process.set_oom_score_adj(OOM_SCORE)
+    process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
+    # -- the primary's `go` says that our parent is the right one by now. Without it nobody knows of us: end.
+    sock = socket.socket(fileno=channel_fd)
+    channel = Channel()
+    early = _wait_for_go(sock, channel)
+    if early is None or os.getppid() != load.primary_pid:
+        os._exit(0)
+    process.set_parent_death_signal(signal.SIGTERM)
+    if os.getppid() != load.primary_pid:  # it died between the two: its signal will not come
+        os._exit(0)
+    # -- from here on this is a process like any other.
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    gc.enable()
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a pipe would be block-buffered, and its lines come late
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+    board = scoreboard.Board.attach(board_fd, rows.WORDS, writable=True)
+    os.close(board_fd)
+    board.words[rows.Row.VERSION] = rows.VERSION
+    loop = asgi.new_event_loop()
+    asyncio.set_event_loop(loop)
+    control = link.Link(
+        loop, sock, channel, early, worker=request.worker, slot=request.slot, pool=load.pool, generation=load.generation
+    )
+    link.current = control
+    control.on_primary_gone(lambda: _give_output_back(request.captured, birth.service_out))
+    control.online()
+    _end(_serve(loop, control, board, birth, boxes))
+
+
+def _take_over_output(rest: list[int]) -> tuple[int, int]:
+    """Standard output and error become the pipes; returns their reading ends, which stay open.
+
+    While they do, a write can never fail, also when the primary has died.
+    """
+    out_write, out_read, err_write, err_read = rest[:4]
+    os.dup2(out_write, 1)
+    os.dup2(err_write, 2)
+    return out_read, err_read
+
+
+def _give_output_back(captured: bool, service_out: tuple[int, int]) -> None:
+    """The primary is gone and with it whoever read the pipes: the service's own streams take their place."""
+    if captured:
+        os.dup2(service_out[0], 1)
+        os.dup2(service_out[1], 2)
+
+
+def _wait_for_go(sock: socket.socket, channel: Channel) -> list[Received] | None:
+    """Block until ``go``; returns what came behind it, ``None`` if the primary is gone or speaks something else."""
+    while True:
+        data = sock.recv(65536)
+        if not data:
+            return None
+        try:
+            received = channel.feed(data)
+            if received:
+                go = messages.read(received[0].message) if received[0].internal else None
+                return received[1:] if isinstance(go, messages.Go) else None
+        except PeerError:
+            return None
+
+
+def _serve(
+    loop: asyncio.AbstractEventLoop,
+    control: link.Link,
+    board: scoreboard.Board,
+    birth: Birth,
+    boxes: list[Inboxed],
+) -> int:
+    """Import if that is still to be done, serve until drained; returns the exit code."""
+    try:
+        app = birth.app()
+    except AppError as error:
+        report = getattr(error, "report", str(error))
+        control.failed("import", wire.clip(report))
+        sys.stderr.write(f"{report}\n")
+        return EXIT_BOOT
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, control, birth.load.primary_pid)
+    options = HttpOptions(**birth.load.engine)
+    try:
+        return loop.run_until_complete(_main(app, boxes, board, control, options))
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        control.close()
+
+
+async def _main(
+    app: object, boxes: list[Inboxed], board: scoreboard.Board, control: link.Link, options: HttpOptions
+) -> int:
+    beat = Beat(asyncio.get_running_loop(), board)
+    beat.start()
+    try:
+        await asgi.serve(app, boxes, board, control, options)
+    except AppError:
+        return EXIT_BOOT  # the link has told why
+    finally:
+        beat.stop()
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    return 0
+
+
+def _on_signal(control: link.Link, primary_pid: int) -> None:
+    """SIGTERM is the parent-death signal, or somebody wants this one worker to end: that the primary is told."""
+    if os.getppid() == primary_pid:
+        control.leave()
+    else:
+        control.draining.set()
+
+
+def _end(code: int) -> NoReturn:
+    """End as a process ends, though we are inside a fork: exit functions, threads, buffers; no one else's clean-up."""
+    try:
+        getattr(threading, "_shutdown", lambda: None)()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -1,0 +1,70 @@
+"""What every test may use: short run directories, leak checks, and the rule that CI leaves no test out."""
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.components import PACKAGES
+from tests.procfs import open_descriptors
+
+NO_SKIPS = os.environ.get("CLUSTERD_NO_SKIPS") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Proof that what a test starts ends with it is looked for in ``/proc``, so without one nothing here is true."""
+    if not Path("/proc/self/environ").exists():
+        pytest.exit("these tests need Linux with /proc", returncode=1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out a test whose real component is not installed, naming the package that has it."""
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            if program not in PACKAGES:
+                pytest.fail(f"needs({program!r}): name its Debian package in tests/components.py", pytrace=False)
+            if shutil.which(program) is None:
+                pytest.skip(f"needs {program} (Debian package {PACKAGES[program]})")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says plainly what was left out, as the last thing before the closing line."""
+    left_out = terminalreporter.stats.get("skipped", [])
+    if left_out:
+        verdict = "counts as a failure here (CLUSTERD_NO_SKIPS=1)" if NO_SKIPS else "not proven by this run"
+        terminalreporter.section(f"left out: {len(left_out)}, {verdict}")
+        for report in left_out:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where nothing may be left out, a run that left something out fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if NO_SKIPS and exitstatus == pytest.ExitCode.OK and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def no_fd_leak() -> Iterator[None]:
+    """Fails a test that leaves a descriptor open: ``pytestmark = pytest.mark.usefixtures("no_fd_leak")``."""
+    before = open_descriptors()
+    yield
+    gc.collect()
+    left = {fd: name for fd, name in open_descriptors().items() if before.get(fd) != name}
+    assert not left, f"descriptors left open: {left}"
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """A run directory of this test alone, with a path short enough for a unix socket in it (107 bytes, unix(7))."""
+    path = Path(tempfile.mkdtemp(prefix="clusterd-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

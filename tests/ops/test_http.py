@@ -1,0 +1,330 @@
+import asyncio
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from clusterd.ops import http
+from clusterd.ops.http import HttpServer, Request, Response, Routes, start, text
+from tests.procfs import wait_for
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+DEADLINE = 10.0
+BIG = b"x" * 4_000_000
+
+
+def echo(request: Request) -> Response:
+    return text(200, f"{request.method} {request.path} {dict(request.query)} {len(request.body)}")
+
+
+def fails(request: Request) -> Response:
+    raise RuntimeError("secret")
+
+
+ROUTES: Routes = {"/echo": echo, "/fails": fails, "/big": lambda request: Response(200, BIG)}
+
+
+class Running:
+    """A server in a loop of its own thread, as the primary has it in its loop."""
+
+    def __init__(self, sock: socket.socket, owner_only: bool | None = None) -> None:
+        self.address = sock.getsockname()
+        self.family = sock.family
+        self.reported: list[BaseException | None] = []
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda loop, context: self.reported.append(context.get("exception")))
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.server: HttpServer = asyncio.run_coroutine_threadsafe(
+            start(sock, ROUTES, owner_only=owner_only), self.loop
+        ).result(DEADLINE)
+
+    def close(self) -> None:
+        async def end() -> None:
+            self.server.close()
+            self.server.close()
+            for _ in range(3):  # aborted transports report in the next turns
+                await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(DEADLINE)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(DEADLINE)
+        self.loop.close()
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(self.family, socket.SOCK_STREAM)
+        client.settimeout(DEADLINE)
+        try:
+            client.connect(self.address)
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    def ask(self, data: bytes) -> bytes:
+        """Everything the server answers to ``data``, until it closes."""
+        with self.connect() as client:
+            try:
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+            except ConnectionError:
+                pass
+            return read_all(client)
+
+    def serves(self) -> bool:
+        return b"200 OK" in self.ask(b"GET /echo HTTP/1.0\r\n\r\n")
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := client.recv(65536):
+            data += piece
+    except ConnectionError:
+        pass
+    return data
+
+
+def status_of(answer: bytes) -> int:
+    found = re.match(rb"HTTP/1\.1 (\d{3}) ", answer)
+    assert found, answer[:200]
+    return int(found[1])
+
+
+@contextmanager
+def serving(sock: socket.socket, owner_only: bool | None = None) -> Iterator[Running]:
+    with closing(Running(sock, owner_only)) as running:
+        yield running
+
+
+def listening() -> socket.socket:
+    sock = socket.create_server(("127.0.0.1", 0), backlog=256)
+    return sock
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    with serving(listening()) as one:
+        yield one
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlines that a test can wait for."""
+    monkeypatch.setattr(http, "TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "LINGER", 0.2)
+
+
+def test_a_request_is_answered_and_the_connection_kept(running: Running) -> None:
+    with running.connect() as client:
+        for _ in range(3):
+            client.sendall(b"GET /echo?a=1&b HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = client.recv(65536)
+            assert status_of(answer) == 200
+            assert answer.endswith(b"\r\n\r\nGET /echo {'a': '1', 'b': ''} 0\n")
+            assert b"connection: close" not in answer.lower()
+
+
+def test_pipelined_requests_are_answered_in_order(running: Running) -> None:
+    answer = running.ask(b"".join(b"GET /echo?n=%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(50)))
+    assert re.findall(rb"'n': '(\d+)'", answer) == [b"%d" % n for n in range(50)]
+
+
+def test_head_has_the_length_and_no_body(running: Running) -> None:
+    answer = running.ask(b"HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(answer) == 200
+    assert b"content-length: 16\r\n" in answer.lower()
+    assert answer.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi", 405),
+        (b"DELETE /echo HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /echo HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /echo?" + b"&".join([b"a=1"] * 100) + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 300 + b"\r\n\r\n", 400),  # TLS
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", 400),
+        (b"GET /echo HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 3000 + b"\r\n", 431),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n", 431),
+        (b"a" * 1_000_000, 431),
+        (b"GET /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n" + b"b" * 65537, 413),
+        (
+            b"GET /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"2000\r\n"
+            + b"b" * 0x2000
+            + b"\r\n",
+            0,
+        ),
+    ],
+)
+def test_what_cannot_be_served_gets_its_status_and_the_next_is_served(
+    running: Running, request_bytes: bytes, status: int
+) -> None:
+    answer = running.ask(request_bytes)
+    assert status_of(answer) == status
+    assert b"Traceback" not in answer
+    assert running.serves()
+    assert running.reported == []
+
+
+def test_a_body_within_the_bound_is_read(running: Running) -> None:
+    answer = running.ask(b"GET /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + b"b" * 65536)
+    assert answer.endswith(b" 65536\n")
+
+
+def test_a_client_that_waits_for_100_continue_is_told_to(running: Running) -> None:
+    with running.connect() as client:
+        client.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b"hi")
+        assert client.recv(65536).endswith(b" 2\n")
+
+
+def test_a_handler_that_fails_tells_the_client_nothing_and_the_log_all(running: Running) -> None:
+    answer = running.ask(b"GET /fails HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(answer) == 500
+    assert b"secret" not in answer
+    assert b"Traceback" not in answer
+    assert [str(error) for error in running.reported] == ["secret"]
+    assert running.serves()
+
+
+@given(data=st.binary(max_size=300) | st.lists(st.sampled_from(
+    [b"GET", b" ", b"/echo", b"HTTP/1.1", b"\r\n", b"\n", b"Host: x", b":", b"Content-Length: 5", b"\x00", b"\xff",
+     b"Transfer-Encoding: chunked", b"5\r\nhello\r\n", b"0\r\n\r\n", b"POST", b"HEAD /echo HTTP/1.1\r\nHost: x\r\n\r\n",
+     b"Upgrade: websocket", b"Connection: upgrade", b"Connection: close", b"Expect: 100-continue"]
+), max_size=30).map(b"".join))  # fmt: skip
+@example(data=b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /echo HTTP/1.1\r\n\r\n")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_arrives_the_server_answers_or_closes_and_serves_the_next(running: Running, data: bytes) -> None:
+    answer = running.ask(data)
+    assert answer == b"" or status_of(answer) in http.REASONS or status_of(answer) == 100
+    assert running.serves()
+    assert running.reported == []
+
+
+def test_sixty_four_connections_are_served_and_the_sixty_fifth_is_told_at_once(running: Running) -> None:
+    clients = [running.connect() for _ in range(http.MAX_CONNECTIONS)]
+    try:
+        for client in clients:
+            client.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+        for client in clients:
+            assert status_of(client.recv(65536)) == 200
+        with running.connect() as one_more:
+            answer = read_all(one_more)
+        assert status_of(answer) == 503
+        assert int(re.search(rb"content-length: (\d+)", answer)[1]) == len(answer.partition(b"\r\n\r\n")[2])
+        assert running.server.refused == 1
+        clients.pop().close()
+        wait_for(lambda: running.server.connections < http.MAX_CONNECTIONS, DEADLINE)
+        assert running.serves()
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_client_that_says_nothing_is_closed(running: Running) -> None:
+    with running.connect() as client:
+        assert client.recv(1) == b""
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_client_that_sends_its_head_byte_by_byte_gets_408(running: Running) -> None:
+    answer = b""
+    with running.connect() as client:
+        client.settimeout(0.05)
+        for byte in b"GET /echo HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 200:
+            client.sendall(bytes([byte]))
+            try:
+                answer = client.recv(65536)
+                break
+            except TimeoutError:
+                continue
+    assert status_of(answer) == 408
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_idle_kept_alive_connection_is_closed(running: Running) -> None:
+    with running.connect() as client:
+        client.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status_of(client.recv(65536)) == 200
+        assert client.recv(1) == b""
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_client_that_takes_no_answers_is_closed_and_holds_little(running: Running) -> None:
+    with running.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert running.serves()
+        (stuck,) = [one for one in running.server._open if one._paused]
+        assert stuck._transport.get_write_buffer_size() <= len(BIG) + 1000  # one answer, not a hundred
+        wait_for(lambda: running.server.connections == 0, DEADLINE, "closing a client that takes nothing")
+
+
+def test_a_refused_client_that_goes_on_sending_gets_its_answer(running: Running) -> None:
+    with running.connect() as client:
+        client.sendall(b"a" * 20_000)
+        try:
+            for _ in range(10):
+                client.sendall(b"a" * 50_000)
+        except ConnectionError:
+            pytest.fail("reset before the answer was read")
+        assert status_of(read_all(client)) == 431
+
+
+def test_a_client_that_sends_without_end_is_cut_off(running: Running) -> None:
+    with running.connect() as client, pytest.raises(ConnectionError):
+        for _ in range(1000):
+            client.sendall(b"a" * 100_000)
+    assert running.serves()
+
+
+def test_over_a_unix_socket_the_peer_is_known(run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(run_dir / "s"))
+        sock.listen()
+        seen: list[Request] = []
+        with serving(sock) as running:
+            running.server.routes = {"/": lambda request: seen.append(request) or text(200, "hello")}
+            assert status_of(running.ask(b"GET / HTTP/1.0\r\n\r\n")) == 200
+        assert seen[0].peer == http.Credentials(os.getpid(), os.getuid(), os.getgid())
+
+
+def test_another_user_is_refused_on_a_unix_socket(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(run_dir / "s"))
+        sock.listen()
+        # The server believes to be somebody else: nobody else is to be had here without root.
+        monkeypatch.setattr(http, "own_uid", lambda: os.getuid() + 1)
+        monkeypatch.setattr(http, "ROOT", 2**31)
+        with serving(sock) as running:
+            assert status_of(running.ask(b"GET /echo HTTP/1.0\r\n\r\n")) == 403
+
+
+def test_closing_ends_the_connections(running: Running) -> None:
+    with running.connect() as client:
+        client.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status_of(client.recv(65536)) == 200
+        running.loop.call_soon_threadsafe(running.server.close)
+        assert read_all(client) == b""
+    with pytest.raises(ConnectionRefusedError), running.connect():
+        pass
