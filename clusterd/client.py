@@ -15,6 +15,8 @@ CONTROL_SOCKET = "control.sock"
 """The control socket's name in the run directory."""
 
 SYSTEM_DIR = "/run/clusterd"
+FALLBACK_DIR = f"/tmp/clusterd-{os.getuid()}"
+"""Where services have their run directories, apart from ``$XDG_RUNTIME_DIR/clusterd``."""
 
 MAX_RESPONSE = 64 * 1024 * 1024
 """Bytes of a response; a primary has no reason to send more."""
@@ -44,21 +46,11 @@ class Client:
             PeerError: what answers there is no primary.
             RequestFailed: the primary could not do it.
         """
-        document = json.loads(self.status_json())
-        if not isinstance(document, dict):
-            raise PeerError(f"{self.socket_path}: what answers there is no clusterd primary")
-        return document
+        return self._status()[1]
 
     def status_json(self) -> bytes:
         """The status document as the primary sent it. Raises as :meth:`status`."""
-        status, body = self._get("/v1/status")
-        if status != 200:
-            self._fail(status, body)
-        try:
-            json.loads(body)
-        except ValueError:
-            raise PeerError(f"{self.socket_path}: what answers there is no clusterd primary") from None
-        return body
+        return self._status()[0]
 
     def health(self, check: str = "ready", *, verbose: bool = False) -> tuple[bool, str]:
         """Whether a check passes, and its lines.
@@ -71,9 +63,21 @@ class Client:
             NotRunning, Refused, TimedOut, PeerError, RequestFailed: as :meth:`status`.
         """
         status, body = self._get(CHECKS[check] + ("?verbose" if verbose else ""))
-        if status not in (200, 503) or (status == 503 and b": " not in body):
-            self._fail(status, body)
+        if status not in (200, 503) or not body.startswith((b"ok ", b"FAIL ")):
+            self._fail(status, body)  # 503 is also what one too many connection gets
         return status == 200, body.decode("utf-8", "replace")
+
+    def _status(self) -> tuple[bytes, dict[str, Any]]:
+        status, body = self._get("/v1/status")
+        if status != 200:
+            self._fail(status, body)
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise PeerError(f"{self.socket_path}: what answers there is no clusterd primary")
+        return body, document
 
     def _get(self, target: str) -> tuple[int, bytes]:
         connection = _UnixConnection(self.socket_path, self.timeout)
@@ -125,7 +129,7 @@ class _UnixConnection(HTTPConnection):
 
 def run_dir_candidates(environ: Mapping[str, str], name: str = "*") -> list[Path]:
     """The run directories that a service of this name may have, most likely first; ``*`` is any name."""
-    parents = [SYSTEM_DIR, f"/tmp/clusterd-{os.getuid()}"]
+    parents = [SYSTEM_DIR, FALLBACK_DIR]
     if os.path.isabs(environ.get("XDG_RUNTIME_DIR", "")):
         parents.insert(0, os.path.join(environ["XDG_RUNTIME_DIR"], "clusterd"))
     found: list[Path] = []
@@ -134,7 +138,7 @@ def run_dir_candidates(environ: Mapping[str, str], name: str = "*") -> list[Path
             found.append(parent / name)
             continue
         try:
-            found += sorted(entry for entry in parent.iterdir())
+            found += sorted(parent.iterdir())
         except OSError:  # it does not exist, or is not ours to read
             continue
     return found

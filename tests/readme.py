@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from clusterd import errors
-from clusterd.cli import main
+from clusterd.cli import COMMANDS, cli
 from clusterd.config import reference_rows
 from clusterd.ops.metrics_table import METRICS
 from clusterd.primary.doors import SIGNALS
@@ -60,11 +60,14 @@ def usage(command: click.Command) -> str:
 
 def commands() -> str:
     """Every command that the command line has."""
-    rows = [
-        [code(usage(command)), first_sentence(command.help)]
-        for command in (main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main)))
-        if command is not None and not command.hidden
-    ]
+    context = click.Context(cli)
+    rows = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        aliases = [code(alias) for alias, place in COMMANDS.items() if place == COMMANDS[name] and alias != name]
+        also = f" Also {', '.join(aliases)}." if aliases else ""
+        rows.append([code(usage(command)), first_sentence(command.help) + also])
     return table(["command", "does"], rows)
 
 

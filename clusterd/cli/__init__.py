@@ -21,12 +21,16 @@ if sys.argv[1:2] == ["run"]:
         ),
     )
 
+import os
+import re
 from importlib import import_module
 from typing import Any
 
 import click
 
 from ..errors import EXIT_FAILED, ClusterdError
+
+OLDEST_KERNEL = (5, 4)
 
 #: Where each command stands. They are imported when they are run, for `status` must not wait for what `run` needs.
 COMMANDS = {
@@ -93,5 +97,8 @@ def main() -> None:
     """The entry point."""
     if sys.platform != "linux":
         sys.stderr.write("clusterd runs on Linux only: it stands on pidfds, child subreapers and sealed memory\n")
+        sys.exit(EXIT_FAILED)
+    if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < OLDEST_KERNEL:
+        sys.stderr.write(f"clusterd needs Linux 5.4, which can wait for pidfds; this is {os.uname().release}\n")
         sys.exit(EXIT_FAILED)
     cli(prog_name="clusterd")

@@ -111,7 +111,9 @@ class Document:
             line = self._index.lines.get(path[:end])
             if line is not None:
                 return Origin("file", self.file or "", line, self._written.get(path))
-        return Origin("file", self.file or "")
+        # A table that only flags have made: the first of them.
+        inside = (origin for place, origin in self._laid_over.items() if place[: len(path)] == path)
+        return next(inside, Origin("file", self.file or ""))
 
     def base_of(self, path: Path) -> str:
         """The directory that a relative path at ``path`` is relative to."""
@@ -187,15 +189,18 @@ def read_file(file: str) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "a path holds no NUL character"
         raise _unusable(f"the configuration file cannot be opened: {reason}", file.replace("\0", "\\0")) from None
-    with os.fdopen(descriptor, "rb") as stream:
-        mode = os.fstat(stream.fileno()).st_mode
+    try:
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
             raise _unusable(f"the configuration file is {what}", file)
-        try:
-            data = stream.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise _unusable(f"the configuration file cannot be read: {error.strerror}", file) from None
+        data = b""
+        while len(data) <= MAX_BYTES and (part := os.read(descriptor, MAX_BYTES)):
+            data += part
+    except OSError as error:
+        raise _unusable(f"the configuration file cannot be read: {error.strerror}", file) from None
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_BYTES:
         raise _unusable(f"the file is bigger than {MAX_BYTES >> 20} MiB, which is no configuration", file)
     try:

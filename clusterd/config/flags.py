@@ -75,6 +75,8 @@ def _key_path(key: str) -> tuple[str, ...] | None:
         return None
     path: list[str] = []
     while isinstance(table, dict):
+        if len(table) != 1:  # the key is a comment
+            return None
         ((part, table),) = table.items()
         path.append(part)
     return tuple(path)

@@ -127,19 +127,22 @@ class _Rules:
         if ("listeners",) in self._void:
             return
         used: set[str] = set()
-        sure = ("pools",) not in self._void
+        # Where a pool is wrong itself, that nobody uses its listener is only what follows.
+        sure = ("pools",) not in self._void and bool(self._config.pools)
         for name, pool in self._config.pools.items():
             path = ("pools", name)
-            if path in self._void or self._is_void(path, "listeners"):
+            runs = [key for key in RUNS if self._said(path, key)]
+            if path in self._void or self._is_void(path, "listeners", *RUNS) or len(runs) != 1:
                 sure = False
             elif self._said(path, "listeners"):
                 used.update(pool.listeners)
+                sure = sure and bool(pool.listeners or not pool.app)
                 for number, listener in enumerate(pool.listeners):
                     if listener not in self._config.listeners:
                         known = ", ".join(self._config.listeners) or "none"
                         message = f"there is no listener {toml_text(listener)}; known: {known}"
                         self._document.fault((*path, "listeners", number), message)
-            elif taken_listeners(pool) or any(self._is_void(path, key) for key in RUNS):
+            elif taken_listeners(pool):
                 used.update(self._config.listeners)
         for name in self._config.listeners if sure else ():
             if name not in used:

@@ -1,7 +1,9 @@
 """What the shell is to do. Each command is answered by exactly one event, whatever becomes of it.
 
-``Drain`` and ``Kill`` are answered by the worker's one ``Exited``; the shell gives that answer also for a worker
-that it has never known, so that no command can be waited for in vain.
+What ends once is answered once: ``Drain`` and ``Kill`` by the worker's one ``Exited``, ``StopZygote`` by the zygote's
+one ``ZygoteFailed`` or ``ZygoteGone`` (if that is on its way already, the command adds none), and a second
+``CloseListeners``, which only takes away the leave to hand on, by the one ``ListenersClosed``. For a process that was
+lost the shell makes the answer up, so that no command can be waited for in vain.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ class StartZygote:
 
 @dataclass(frozen=True, slots=True)
 class StopZygote:
-    """At once and by force: it serves nothing. ``Spawn`` s not yet answered become ``SpawnFailed``; then ``ZygoteGone``."""
+    """At once and by force: it serves nothing. What was spawned and not yet answered for becomes ``SpawnFailed`` first.
+
+    ``ZygoteGone`` answers, or the ``ZygoteFailed`` that was on its way.
+    """
 
     pool: str
     generation: int

@@ -45,7 +45,11 @@ class ZygoteFailed:
 
 @dataclass(frozen=True, slots=True)
 class ZygoteGone:
-    """A zygote that had been ready has ended; also the answer to ``StopZygote``, whatever it had been."""
+    """A zygote that had been ready has ended; also the answer to ``StopZygote``, whatever it had been.
+
+    Every ``Spawn`` that it owed an answer has been answered before, by ``SpawnFailed`` with ``zygote_gone`` at the
+    latest.
+    """
 
     pool: str
     generation: int

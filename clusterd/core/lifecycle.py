@@ -23,7 +23,7 @@ class State(StrEnum):
 
 
 class Input(StrEnum):
-    """What can happen to a worker: the first five to it, the last three by us."""
+    """What can happen to a worker: the first five by itself, the last three by us."""
 
     SPAWNED = "spawned"
     SPAWN_FAILED = "spawn_failed"
@@ -39,10 +39,11 @@ class Do(StrEnum):
     """What a transition asks of the supervisor."""
 
     NOTHING = "nothing"
+    CANCEL = "cancel"  # there is nobody yet who could be told
     DRAIN = "drain"
     KILL = "kill"
-    STOP_ZYGOTE = "stop_zygote"  # a fork that is never answered: the zygote hangs
-    ABANDON = "abandon"  # SIGKILL did not end it; a stop waits no longer for it
+    STOP_ZYGOTE = "stop_zygote"  # the one way to end a fork that is not answered
+    ABANDON = "abandon"  # SIGKILL did not end it; nobody waits for it any longer
 
 
 _S, _I, _D = State, Input, Do
@@ -54,8 +55,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.SPAWNING, _D.NOTHING),
         _I.LEAVING: (_S.SPAWNING, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
-        _I.DRAIN: (_S.CANCELLED, _D.NOTHING),
-        _I.KILL: (_S.CANCELLED, _D.NOTHING),
+        _I.DRAIN: (_S.CANCELLED, _D.CANCEL),
+        _I.KILL: (_S.CANCELLED, _D.STOP_ZYGOTE),
         _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
     },
     _S.CANCELLED: {
@@ -65,7 +66,7 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.LEAVING: (_S.CANCELLED, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
         _I.DRAIN: (_S.CANCELLED, _D.NOTHING),
-        _I.KILL: (_S.CANCELLED, _D.NOTHING),
+        _I.KILL: (_S.CANCELLED, _D.STOP_ZYGOTE),
         _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
     },
     _S.BOOTING: {
@@ -108,10 +109,13 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.KILL: (_S.KILLING, _D.NOTHING),
         _I.TIMEOUT: (_S.KILLING, _D.ABANDON),
     },
-    _S.GONE: {},
+    _S.GONE: dict.fromkeys(Input, (_S.GONE, _D.NOTHING)),
 }
 
-#: A process exists in these; in the first two it may.
+#: Here it is not known whether there is a process.
+UNBORN = frozenset({_S.SPAWNING, _S.CANCELLED})
+
+#: Here there is one.
 LIVING = frozenset({_S.BOOTING, _S.READY, _S.DRAINING, _S.KILLING})
 
 
@@ -122,6 +126,7 @@ class Worker:
     Attributes:
         until: when ``TIMEOUT`` is due in the present state, ``None`` for never.
         asked: why it is to end, where we asked it to.
+        left: it goes by itself: it said so, or closed its channel.
         killed: why we killed it, where we did.
         counted: its end has been counted in its slot's row already.
         abandoned: SIGKILL did not end it.
@@ -137,22 +142,25 @@ class Worker:
     ready_at: float | None = None
     drained_at: float | None = None
     asked: ExitReason | None = None
+    online: bool = False
     left: bool = False
     killed: KillReason | None = None
     counted: bool = False
     abandoned: bool = False
 
     def step(self, what: Input) -> Do:
-        """Go where :data:`TRANSITIONS` leads; returns what is to be done. A worker that is gone stays so."""
-        if self.state is State.GONE:
-            return Do.NOTHING
+        """Go where :data:`TRANSITIONS` leads; returns what is to be done."""
         self.state, do = TRANSITIONS[self.state][what]
         return do
 
     def exit_reason(self, code: int | None) -> ExitReason:
-        """Why it ended, given the exit code (``None``: by a signal)."""
+        """Why it ended, given the exit code (``None``: by a signal).
+
+        A channel that closes is not yet a will to leave: it also closes when a process dies.
+        """
         if self.asked is not None:
             return self.asked
         if self.ready_at is None:
             return ExitReason.BOOT
-        return ExitReason.VOLUNTARY if code == 0 else ExitReason.CRASH
+        overstayed = self.left and self.killed is not None
+        return ExitReason.VOLUNTARY if code == 0 or overstayed else ExitReason.CRASH

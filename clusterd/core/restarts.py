@@ -56,33 +56,33 @@ def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
 
 
 def credit_at(pool: Pool, worker: Worker) -> float | None:
-    """When a worker will have been ready for so long that :func:`credit` is due; ``None`` if there is nothing to undo."""
-    slot = pool.slots[worker.slot]
+    """When a worker will have been ready long enough for :func:`credit`; ``None`` if there is nothing to undo."""
     if worker.state is not State.READY or worker.ready_at is None:
         return None
-    if slot.rapid or slot.given_up or pool.probe == worker.id:
+    if _doubted(pool, worker):
         return worker.ready_at + steady_after(pool.policy.restart)
-    return worker.ready_at + pool.policy.restart.healthy_after if slot.row else None
+    return worker.ready_at + pool.policy.restart.healthy_after if pool.slots[worker.slot].row else None
 
 
-def credit(pool: Pool, worker: Worker, ready_for: float, now: float) -> list[Fact]:
-    """The worker has been ready for ``ready_for`` seconds: undo what that disproves."""
-    policy = pool.policy.restart
+def credit(pool: Pool, worker: Worker, now: float) -> list[Fact]:
+    """:func:`credit_at` has come: what the worker's life disproves is undone."""
     slot = pool.slots[worker.slot]
-    facts: list[Fact] = []
-    if ready_for >= steady_after(policy):
+    if _doubted(pool, worker):
         slot.rapid = 0
-        if pool.probe == worker.id:
-            pool.probe = None
-            facts += _release(pool, now)
-    if ready_for >= policy.healthy_after and slot.row:
-        slot.row = 0
-        facts.append(SlotHealthy(pool.name, slot.index))
-    return facts
+        return _release(pool, now) if slot.given_up else []
+    slot.row = 0
+    return [SlotHealthy(pool.name, slot.index)]
+
+
+def _doubted(pool: Pool, worker: Worker) -> bool:
+    """Its end would still count for giving up, or would confirm that its slot has."""
+    slot = pool.slots[worker.slot]
+    return slot.rapid > 0 or slot.given_up
 
 
 def _release(pool: Pool, now: float) -> list[Fact]:
     """What one could do the others may try, at once. Their rows stay: each is healthy when it has been so itself."""
+    pool.probe = None
     for slot in pool.slots:
         if slot.given_up:
             slot.given_up, slot.rapid, slot.next_start = False, 0, now

@@ -39,6 +39,24 @@ def ready(pool: Pool, preloaded: bool, moment: Moment) -> None:
         moment.facts.append(f.ZygoteIsReady(pool.name, pool.generation, preloaded, took))
 
 
+def prove(pool: Pool, forked_at: float) -> None:
+    """A worker that was asked for at ``forked_at`` is ready: whoever forked it is sound."""
+    zygote = pool.zygote
+    zygote.proved = zygote.proved or (zygote.ready_at is not None and forked_at >= zygote.ready_at)
+
+
+def expire(pool: Pool, moment: Moment) -> None:
+    """A start that is not answered is given up."""
+    if pool.zygote.until is not None and pool.zygote.until <= moment.now:
+        stop(pool, moment, overdue=True)
+
+
+def postpone(pool: Pool, late: float, least: float) -> None:
+    """The primary was late itself: a start that runs may take longer by so much, and is not over before ``least``."""
+    if pool.zygote.until is not None:
+        pool.zygote.until = max(pool.zygote.until + late, least)
+
+
 def ended(pool: Pool, report: str, moment: Moment) -> None:
     """It has ended: by itself, or because it was stopped."""
     zygote = pool.zygote

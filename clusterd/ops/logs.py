@@ -90,7 +90,7 @@ def console_renderer(colours: bool) -> Callable[[Record], str]:
             text = unsafe.sub(_escape, record["text"] if colours else _COLOUR.sub("", record["text"]))
             mark = "!" if record["stream"] == "stderr" else "|"
             reset = "\x1b[0m" if colours and "\x1b" in text else ""
-            return f"{record['timestamp']} {record['pool']}/{record['slot']} {mark} {text}{reset}"
+            return f"{record['timestamp']} {record['pool']}/{record.get('slot', 'zygote')} {mark} {text}{reset}"
         block = record.pop("block", None)
         if block is not None:
             record = {key: record[key] for key in ("timestamp", "level", "event")}
@@ -154,14 +154,16 @@ class Log:
         if LEVELS[level] >= self._threshold:
             self._writer.put(self._record(level, event, fields))
 
-    def line(self, pool: str, slot: int, worker: int, stream: str, text: str) -> None:
-        """One line of a worker's captured output: event ``output``, level ``info``, whatever ``level`` is.
+    def line(self, pool: str, slot: int | None, worker: int | None, stream: str, text: str) -> None:
+        """One line of captured output: event ``output``, level ``info``, whatever ``level`` is.
 
         Args:
+            slot, worker: whose; ``None`` for the pool's zygote.
             stream: ``stdout`` or ``stderr``.
             text: without its newline.
         """
-        fields: dict[str, Any] = {"pool": pool, "slot": slot, "worker": worker, "stream": stream}
+        who = {"zygote": True} if worker is None else {"slot": slot, "worker": worker}
+        fields: dict[str, Any] = {"pool": pool, **who, "stream": stream}
         if len(text) > MAX_LINE:
             fields["cut_off"] = len(text) - MAX_LINE
             text = text[:MAX_LINE]

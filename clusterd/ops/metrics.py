@@ -123,7 +123,7 @@ class Metrics(Collector):
         """The page and its content type: Prometheus' text format, or OpenMetrics where ``accept`` asks for it."""
         try:
             encode, content_type = choose_encoder(accept if accept.isascii() and accept.isprintable() else "")
-        except ValueError:  # a version that is no number
+        except (ValueError, TypeError):  # a version that is no number
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 

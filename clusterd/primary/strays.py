@@ -94,8 +94,8 @@ class Leftovers:
         self.pids: dict[int, int] = {}  # pid -> pidfd
         self._loop = loop
         for pid in cgroup.processes():
-            if pid != os.getpid() and _is_worker_of(pid, run_dir):
-                self._watch(pid)
+            if pid != os.getpid():
+                self._watch(pid, run_dir)
         self._timer = loop.call_later(allowed, self._kill) if self.pids and allowed is not None else None
 
     def close(self) -> None:
@@ -107,11 +107,14 @@ class Leftovers:
             os.close(fd)
         self.pids.clear()
 
-    def _watch(self, pid: int) -> None:
+    def _watch(self, pid: int, run_dir: str) -> None:
         try:
-            fd = pidfd.open_pidfd(pid)
+            fd = pidfd.open_pidfd(pid)  # first: what is read of it then is of this process, and not of its successor
         except OSError:
             return  # it has ended since
+        if not _is_worker_of(pid, run_dir):
+            os.close(fd)
+            return
         self.pids[pid] = fd
         self._loop.add_reader(fd, self._ended, pid)
 

@@ -1,4 +1,7 @@
-"""``python -m clusterd.spawner CONTROL STDOUT STDERR``: a zygote. Started by the primary only."""
+"""``python -m clusterd.spawner CONTROL STDOUT STDERR ROOM``: a zygote. Started by the primary only.
+
+The last argument is blank: process titles are written over it.
+"""
 
 import sys
 

@@ -17,6 +17,9 @@ from ..errors import HostError, PeerError
 from ..unix import packets, pidfd, spawn
 from ..wire import zygote as wire
 
+#: Room for process titles: they are written over the arguments, so there must be some to write over.
+TITLE_ROOM = " " * 160
+
 #: Forks asked for and not answered, at most; more wait here. The zygote does one at a time anyway, and the packets
 #: of hundreds would fill the socket.
 IN_FLIGHT = 8
@@ -95,7 +98,7 @@ class ZygoteClient:
         stdout, stderr = self._output()
         # The service's own streams travel along for workers that outlive the primary, whose pipes then have no reader.
         ours = (os.dup(1), os.dup(2))
-        argv = [sys.executable, "-m", "clusterd.spawner", *map(str, (far.fileno(), *ours))]
+        argv = [sys.executable, "-m", "clusterd.spawner", *map(str, (far.fileno(), *ours)), TITLE_ROOM]
         plan = self.plan
         try:
             self.pid, self._pidfd = spawn.spawn(

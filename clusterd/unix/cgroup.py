@@ -19,7 +19,7 @@ def cpu_count(root: Path = Path("/"), affinity: int | None = None) -> int:
     """How many processors this process may keep busy.
 
     The least of its affinity and of the quotas of its control groups and all their parents. A quota is rounded up,
-    because two thirds of a processor still need one process to use them. It may change while the process runs: ask again.
+    because two thirds of a processor still need one process to use them. It may change meanwhile: ask again.
     cgroups(7); the kernel's cgroup-v2 document, "cpu.max", and cgroup-v1, "sched-bwc".
 
     Args:

@@ -1,8 +1,8 @@
 """Mailboxes: ``AF_UNIX SOCK_SEQPACKET`` pairs that carry one small payload and at most one descriptor a message.
 
 The bound and the wake-up are the kernel's (unix(7), ``unix_dgram_sendmsg``): a connected pair holds messages until
-their charged size reaches the writer's ``SO_SNDBUF``. At its minimum, which ``pair`` sets, that is six small messages
-on Linux 5.4 to 6.18; ``SIOCOUTQ`` of the writing end is what is charged now, 0 is "all taken"; the writing end polls
+their charged size reaches the writer's ``SO_SNDBUF``. At its minimum, which ``pair`` sets, that is about six small
+messages; ``SIOCOUTQ`` of the writing end is what is charged now, 0 is "all taken"; the writing end polls
 writable again once at most a quarter is charged, which is one message or none.
 
 The reading end is one *file description* that several processes may hold: its owner hands it out and keeps a copy to
@@ -24,8 +24,11 @@ from typing import Final, NamedTuple
 MAX_PAYLOAD: Final = 512
 """Bytes of payload that ``Inbox.take`` has room for; ``Outbox.post`` refuses more."""
 
-_SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_TAKE_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+# Plain integers: these are on the path of every connection, and one "&" of socket's IntFlags costs a microsecond.
+_SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_TAKE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_LOST_SOMETHING: Final = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
+_RIGHTS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 _FD: Final = struct.Struct("i")
 # CMSG_LEN and not CMSG_SPACE: the padding of the latter has room for a second descriptor on 64-bit machines.
 _ONE_FD: Final = socket.CMSG_LEN(_FD.size)
@@ -129,7 +132,7 @@ class Outbox:
             if fd is None:
                 self._sendmsg((payload,), (), _SEND_FLAGS)
             else:
-                self._sendmsg((payload,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.pack(fd)),), _SEND_FLAGS)
+                self._sendmsg((payload,), ((*_RIGHTS, _FD.pack(fd)),), _SEND_FLAGS)
         except BlockingIOError:
             return Posted.FULL
         except OSError as error:
@@ -195,11 +198,11 @@ class Inbox:
             return self.take()
         fd: int | None = None
         for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= _FD.size:
+            if (level, kind) == _RIGHTS and len(data) >= _FD.size:
                 fd = _FD.unpack_from(data)[0]
         if not payload and fd is None:
             raise EOFError("no more mail will come: the mailbox has no writer any more")
-        return Mail(payload, fd, bool(flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)))
+        return Mail(payload, fd, flags & _LOST_SOMETHING != 0)
 
     def detach(self) -> int:
         """Give the descriptor back to the caller, who closes it; the object is of no use afterwards."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 MAX_BYTES: Final = 64 * 1024
-"""What one packet holds at most; well under the default ``SO_SNDBUF``, so that an empty pair always has room for one."""
+"""What one packet holds at most; well under the default ``SO_SNDBUF``, so that an empty pair has room for one."""
 
 MAX_FDS: Final = 64
 """Descriptors with one packet (the kernel's own bound is 253, ``SCM_MAX_FD``)."""

@@ -56,6 +56,8 @@ def bind_tcp(host: str | None, port: int, backlog: int, *, ipv6_only: bool | Non
     """
     name = (host or "").removeprefix("[").removesuffix("]")
     shown = f"[{name}]:{port}" if ":" in name else f"{name or '*'}:{port}"
+    if not 0 <= port <= 65535:  # getaddrinfo(3) would take it modulo 65536
+        raise HostError(f"cannot listen on {shown}: a port is a number from 0 to 65535")
     if not name:
         try:
             return _bind_tcp(socket.AF_INET6, ("::", port), backlog, ipv6_only=bool(ipv6_only))
@@ -67,14 +69,14 @@ def bind_tcp(host: str | None, port: int, backlog: int, *, ipv6_only: bool | Non
         family, address = _resolve(name, port, shown)
     try:
         return _bind_tcp(family, address, backlog, ipv6_only=bool(ipv6_only))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise _cannot_bind(error, shown, port) from error
 
 
 def _resolve(name: str, port: int, shown: str) -> tuple[socket.AddressFamily, Any]:
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
+    except (socket.gaierror, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise HostError(f"cannot listen on {shown}: {name} is no address of this machine ({why})") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # stable: the resolver's order within a family
@@ -95,8 +97,8 @@ def _bind_tcp(family: socket.AddressFamily, address: Any, backlog: int, *, ipv6_
     return sock
 
 
-def _cannot_bind(error: Exception, shown: str, port: int) -> HostError:
-    number = error.errno if isinstance(error, OSError) else None
+def _cannot_bind(error: OSError, shown: str, port: int) -> HostError:
+    number = error.errno
     if number == errno.EADDRINUSE:
         holder = port_holder(port)
         who = f" by {holder[1]} (pid {holder[0]})" if holder else ""
@@ -108,8 +110,7 @@ def _cannot_bind(error: Exception, shown: str, port: int) -> HostError:
         )
     if number == errno.EADDRNOTAVAIL:
         return HostError(f"cannot listen on {shown}: this machine has no such address")
-    why = os.strerror(number) if number is not None else str(error)
-    return HostError(f"cannot listen on {shown}: {why}")
+    return HostError(f"cannot listen on {shown}: {os.strerror(number or 0)}")
 
 
 def _first_free_port() -> int:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import tomli
-from clusterd.config.lines import MAX_DEPTH, Path, index_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from clusterd.config.lines import MAX_DEPTH, Path, index_lines
 
 BARE = st.sampled_from(["a", "b", "c", "1", "-_", "key-2"])
 QUOTED = st.sampled_from(['""', '"a"', "'b'", '"x y"', '"é\\u00e9"', '"q\\"]=#"', "'[lit]#\\'", '"a.b"', '"\\t\\\\"'])
@@ -15,16 +16,11 @@ KEY_PART = st.one_of(BARE, BARE, QUOTED)
 SPACE = st.sampled_from(["", " ", "\t", "  "])
 COMMENT = st.sampled_from(["", "", " # a = [1, {b = '", '#"""', "# ]]"])
 SCALAR = st.sampled_from(
-    ["1", "-0.5e3", "inf", "true", "0xFF", "1979-05-27 07:32:00", "1979-05-27T07:32:00Z", "07:32:00"]
-    + ['""', '"a # b = ]"', "'}\\'", '"\\"\\\\"', '"$x ${Y}"', "''", '"\\u0041"']
-    + [
-        '"""\na = 1\n[b]\n"""',
-        "'''\n# x\n'' '\n'''",
-        '"""a""""',
-        '"""""""',
-        "''''a'''''",
-        '"""\\"""\\\\"""',
-        '"""a\\\n  b"""',
+    [
+        *["1", "-0.5e3", "inf", "true", "0xFF", "1979-05-27 07:32:00", "1979-05-27T07:32:00Z", "07:32:00"],
+        *['""', '"a # b = ]"', "'}\\'", '"\\"\\\\"', '"$x ${Y}"', "''", '"\\u0041"'],
+        *['"""\na = 1\n[b]\n"""', "'''\n# x\n'' '\n'''", '"""a""""', '"""""""', "''''a'''''"],
+        *['"""\\"""\\\\"""', '"""a\\\n  b"""'],
     ]
 )
 

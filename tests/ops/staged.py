@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from clusterd.core.facts import ExitReason, PoolView, SlotView, View, WorkerView
 from clusterd.ops.source import ListenerSample, Sample
+from clusterd.ops.status import About
+
+ABOUT = About("shop", 4711, "1.2.3", "/run/clusterd/shop", 40.0, "127.0.0.1:9190")
 
 
 def worker_view(

@@ -1,7 +1,9 @@
 """Code run in a child of the test: for what cannot be taken back in the test's own process."""
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import traceback
@@ -40,6 +42,22 @@ def in_child(work: Callable[[], Any]) -> Any:
     if "error" in answer:
         pytest.fail(f"in the child:\n{answer['error']}")
     return answer["value"]
+
+
+def until_refused(call: Callable[[], object]) -> OSError:
+    """Call until that fails, and return the failure."""
+    while True:
+        try:
+            call()
+        except OSError as error:
+            return error
+
+
+def use_up_descriptors() -> None:
+    """Lower the limit of descriptors to what is open, and fill the gaps."""
+    limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    assert until_refused(lambda: os.dup(0)).errno == errno.EMFILE
 
 
 def python(code: str, *args: str, **options: Any) -> "subprocess.Popen[bytes]":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clusterd.unix import mail
 from clusterd.unix.mail import Inbox, Mail, Outbox, Posted
-from tests.unix.children import become_nobody, in_child
+from tests.unix.children import become_nobody, in_child, use_up_descriptors
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -202,11 +202,7 @@ def test_a_descriptor_that_the_taker_has_no_room_for_is_told_as_truncated(box: t
     outbox, inbox = box
 
     def take_without_room() -> list[object]:
-        highest = max(map(int, os.listdir("/proc/self/fd"))) + 1
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        with pytest.raises(OSError, match="Too many open files"):
-            while True:
-                os.dup(0)
+        use_up_descriptors()
         taken = inbox.take()
         assert taken is not None
         return [taken.payload.decode(), taken.fd, taken.truncated]

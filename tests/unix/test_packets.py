@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.unix import packets
+from tests.unix.children import until_refused
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -44,9 +45,7 @@ def test_the_end_comes_after_the_packets() -> None:
 
 def test_a_full_pair_is_told_and_not_waited_for() -> None:
     ours, theirs = packets.pair()
-    with pytest.raises(BlockingIOError):
-        while True:
-            packets.send(ours, b"x" * packets.MAX_BYTES)
+    assert isinstance(until_refused(lambda: packets.send(ours, b"x" * packets.MAX_BYTES)), BlockingIOError)
     ours.close()
     theirs.close()
 

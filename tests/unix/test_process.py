@@ -147,7 +147,6 @@ def test_only_the_descriptors_that_are_kept_stay_open(listed: bool) -> None:
 
 def test_closing_under_a_huge_limit_is_quick() -> None:
     def close_and_count() -> float:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         process.raise_nofile_limit()
         before = resource.getrusage(resource.RUSAGE_SELF)
         process.close_fds_except(range(64))

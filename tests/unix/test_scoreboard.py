@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_a_hostile_writer_can_neither_shrink_nor_grow_nor_unseal_and_the_reader_
 
     def attack() -> list[str]:
         refused = []
-        attempts = {
+        attempts: dict[str, Callable[[], object]] = {
             "shrink": lambda: os.ftruncate(fd, 0),
             "grow": lambda: os.ftruncate(fd, 1 << 20),
             "shrink by another description": lambda: os.truncate(f"/proc/self/fd/{fd}", 0),

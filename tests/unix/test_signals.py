@@ -15,11 +15,11 @@ SHOW = [sys.executable, "-ISc", "print(open('/proc/self/status').read())"]
 
 
 def sets_of(status: str) -> dict[str, set[int]]:
-    found = {}
+    found: dict[str, set[int]] = {}
     for line in status.splitlines():
         key, _, value = line.partition(":")
         if key in ("SigBlk", "SigIgn", "SigCgt"):
-            found[key] = {number for number in signal.valid_signals() if int(value, 16) >> (number - 1) & 1}
+            found[key] = {int(number) for number in signal.valid_signals() if int(value, 16) >> (number - 1) & 1}
     return found
 
 
@@ -50,7 +50,7 @@ def make_a_mess() -> None:
 def test_a_child_resets_everything_and_goes_on_ignoring_what_python_ignores() -> None:
     def reset() -> list[Any]:
         make_a_mess()
-        ours, theirs = socket.socketpair()
+        ours, _theirs = socket.socketpair()
         ours.setblocking(False)
         signal.set_wakeup_fd(ours.fileno())
         signals.reset_all()

@@ -1,0 +1,149 @@
+"""What this version declares and does not have yet."""
+
+import pytest
+import tomli
+
+from clusterd.config import load
+from clusterd.config.later import LATER, Later, lacking, later
+from clusterd.config.spec import keys
+from clusterd.errors import ConfigError
+
+ALL = {".".join(path): entry for path, entry in keys()}
+BASE = {"listeners": {"http": {"address": ":80"}}, "pools": {"web": {"app": "shop:app"}}}
+
+AWAY = {
+    "listeners.NAME.address": 'address = "unix:x.sock"',
+    "listeners.NAME.mode": 'mode = "0600"',
+    "listeners.NAME.user": 'user = "www-data"',
+    "listeners.NAME.group": 'group = "www-data"',
+    "listeners.NAME.proxy_protocol": "proxy_protocol = true",
+    "listeners.NAME.tls": 'tls = {cert = "c.pem"}',
+    "pools.NAME.script": 'script = "server.py"',
+    "pools.NAME.command": 'command = ["./server"]',
+    "pools.NAME.tasks": 'tasks = "shop.jobs"',
+    "pools.NAME.args": 'args = ["-v"]',
+    "pools.NAME.interpreter": 'interpreter = "node"',
+    "pools.NAME.interface": 'interface = "wsgi"',
+    "pools.NAME.engine": 'engine = "waitress"',
+    "pools.NAME.scheduling": 'scheduling = "least"',
+    "pools.NAME.steal_after": 'steal_after = "50ms"',
+    "pools.NAME.spares": "spares = 1",
+    "pools.NAME.ready_when": 'ready_when = "listening"',
+    "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
+    "pools.NAME.stop_message": 'stop_message = {type = "stop"}',
+    "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
+    "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
+    "pools.NAME.http.slow_request": 'http.slow_request = "1s"',
+    "pools.NAME.health": 'health.heartbeat_timeout = "5s"',
+    "pools.NAME.recycle": "recycle.max_requests = 1000",
+    "pools.NAME.reload": "reload.surge = 2",
+    "memory": "memory.guard = false",
+    "monitoring.address": 'monitoring.address = "unix:m.sock"',
+    "control.operators": 'control.operators.users = ["ops"]',
+    "control.admins": 'control.admins.groups = ["ops"]',
+    "control.observer_socket": 'control.observer_socket = "o.sock"',
+}
+
+
+def text_with(key: str, line: str) -> str:
+    parts = {"listeners": ['address = ":80"', ""], "pools": ['app = "shop:app"', ""], "": ""}
+    head = key.partition(".")[0]
+    if head in ("listeners", "pools"):
+        name = line.partition(" ")[0]
+        own = [kept for kept in parts[head] if not kept.startswith((name, "app" if name in RUNS else "-"))]
+        parts[head] = [*own, line]
+        line = ""
+    return "\n".join([line, "[listeners.http]", *parts["listeners"], "[pools.web]", *parts["pools"]])
+
+
+RUNS = ("script", "command", "tasks")
+
+
+@pytest.mark.parametrize("entry", LATER, ids=lambda entry: entry.key)
+def test_a_key_of_a_later_capability_away_from_its_default_is_an_error_that_says_so(entry: Later) -> None:
+    key = entry.key
+    with pytest.raises(ConfigError) as caught:
+        load(text_with(key, AWAY[key]), file="shop.toml", environ={}, strict_grace=False)
+    (problem,) = [each for each in caught.value.problems if "this version does not have this" in each.message]
+    assert problem.line is not None
+
+
+def test_the_default_of_such_a_key_may_be_written_down() -> None:
+    for path, entry in ALL.items():
+        assert later(path, entry.default, entry.default) is None
+
+
+def test_every_entry_of_the_table_names_a_key_or_table_of_the_schema() -> None:
+    for entry in LATER:
+        assert any(path == entry.key or path.startswith(entry.key + ".") for path in ALL), entry.key
+    assert {entry.key for entry in LATER} == set(AWAY)
+
+
+def test_reference_tables_say_what_is_lacking() -> None:
+    assert lacking("pools.NAME.spares") == "Not in this version yet."
+    assert lacking("pools.NAME.recycle.max_age") == "Not in this version yet."
+    assert lacking("pools.NAME.interface") == 'Not in this version yet: "wsgi".'
+    assert lacking("pools.NAME.workers") == ""
+
+
+def test_what_the_version_has_is_accepted() -> None:
+    text = """
+config_version = 1
+[clusterd]
+name = "shop"
+run_dir = "/run/shop"
+[listeners.http]
+address = "[::1]:8000"
+backlog = 100
+[listeners.more]
+address = "localhost:0"
+[pools.web]
+app = "shop:create_app()"
+interface = "asgi"
+engine = "uvicorn"
+workers = 3
+listeners = ["http", "more"]
+scheduling = "rr"
+preload = false
+min_ready = 2
+ready_when = "auto"
+start_timeout = "10s"
+env = { A = "b" }
+cwd = "/srv"
+user = "www-data"
+group = 33
+umask = "027"
+limits = { nofile = 4096, memory = "1GiB", core = "unlimited" }
+[pools.web.http]
+keep_alive = "10s"
+forwarded_allow_ips = ["*", "10.0.0.0/8"]
+root_path = "/shop"
+max_concurrency = 100
+access_log = true
+[pools.web.restart]
+rapid_exit = "2s"
+initial_delay = "100ms"
+max_delay = "10s"
+give_up_after = 3
+on_give_up = "exit"
+healthy_after = "5s"
+[shutdown]
+lame_duck = "1s"
+linger = "1s"
+drain_timeout = "5s"
+grace_period = "30s"
+[monitoring]
+address = ":9191"
+[control]
+socket = "/run/shop/c.sock"
+mode = "0660"
+[log]
+format = "json"
+level = "debug"
+worker_output = "inherit"
+crash_lines = 5
+"""
+    assert tomli.loads(text)
+    config = load(text, file="shop.toml", environ={}).config
+    pool = config.pools["web"]
+    assert (pool.group, pool.umask, pool.limits.memory, pool.limits.core) == ("33", 0o27, 2**30, "unlimited")

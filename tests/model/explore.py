@@ -1,0 +1,240 @@
+"""Exhaustive exploration: every history of a small world, each state visited once.
+
+A state is a canonical snapshot: times relative to now and cut off where the rules look no further, workers numbered by
+age. What is left out of it is for eyes only (counters, times in facts).
+"""
+
+import pickle
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from clusterd.core import commands as c
+from clusterd.core import events as e
+from clusterd.core import facts as f
+from clusterd.core.lifecycle import Worker
+from clusterd.core.policy import ServicePolicy
+from clusterd.core.pool import Pool
+from clusterd.core.shutdown import Phase
+from clusterd.core.supervisor import LATE
+from clusterd.core.workers import UNKILLABLE_AFTER
+from tests.world import Option, World
+
+#: By how much a primary that was suspended comes too late.
+SLEPT = 3 * LATE
+
+
+class Small(World):
+    """A world with an operator who has a plan, and a number of things that may go wrong.
+
+    Args:
+        plan: what the operator asks, one after another, at any time.
+        faults: how many things that a world that behaves does not do may happen.
+    """
+
+    def __init__(
+        self, policy: ServicePolicy, plan: tuple[e.Event, ...], faults: int, unkillable: frozenset[int] = frozenset()
+    ) -> None:
+        super().__init__(policy, unkillable)
+        self.plan = plan
+        self.faults = faults
+        self.slept = False
+        self.stop_began: float | None = None
+
+    def options(self) -> Iterator[Option]:
+        for option in super().options():
+            if option.kind != "bad" or self.faults:
+                yield option
+        if self.exit is not None:
+            return
+        if self.plan:
+            yield Option(f"operator: {self.plan[0]}", "operator", self.ask)
+        due = self.supervisor.deadline()
+        if due is not None and self.faults and not self.slept:
+            yield Option("the primary sleeps", "bad", self.sleep)
+        # A stop whose answers are owed at once has nothing to wait for but its deadlines.
+        rest = max(pool.restart.healthy_after for pool in self.policy.pools)
+        if self.stop_began is None and (due is None or due > self.now + rest):
+            yield Option("time passes", "good", lambda: self.rest(rest))
+
+    def ask(self) -> None:
+        event, *rest = self.plan
+        self.plan = tuple(rest)
+        self.give(event)
+
+    def sleep(self) -> None:
+        self.slept = True
+        self.tick(late=SLEPT)
+
+    def rest(self, seconds: float) -> None:
+        self.now += seconds
+
+    def check(self, event: e.Event) -> None:
+        super().check(event)
+        spawned = {(command.pool, command.slot) for command in self.commands if isinstance(command, c.Spawn)}
+        delayed = {(fact.pool, fact.slot) for fact in self.facts if isinstance(fact, f.RestartScheduled) and fact.delay}
+        assert not spawned & delayed, "a start in the moment of an end that lengthened its row"
+        if any(isinstance(fact, f.StopBegan) for fact in self.facts) and self.stop_began is None:
+            self.stop_began = self.now
+        if self.stop_began is not None and self.exit is None:
+            stop = self.policy.stop
+            longest = stop.lame_duck + stop.linger + stop.drain_timeout + UNKILLABLE_AFTER
+            longest += SLEPT + LATE if self.slept else 0
+            if stop.drain_timeout:
+                assert self.now - self.stop_began <= longest, "a stop did not end by its deadline"
+
+
+def snapshot(world: Small) -> Hashable:
+    """Two worlds with the same snapshot have the same futures."""
+    supervisor, now = world.supervisor, world.now
+    table = supervisor._workers.table
+    ids = sorted({*table, *world.processes, *(spawn.worker for z in world.zygotes.values() for spawn in z.owed)})
+    number = {worker: index for index, worker in enumerate(ids)}
+    shutdown = supervisor._shutdown
+    return (
+        tuple(_pool(pool, number, now) for pool in supervisor._pools.values()),
+        tuple(_worker(worker, supervisor._pools[worker.pool], number, now) for worker in table.values()),
+        (shutdown.phase, _ahead(shutdown.until, now), _ahead(shutdown.drain_deadline, now)),
+        (shutdown.asked, shutdown.handing_on, shutdown.closed, shutdown.code),
+        (supervisor._ready, supervisor._was_ready),
+        tuple(
+            (z.pool, z.ready, z.alive, z.stopped, tuple(number[spawn.worker] for spawn in z.owed))
+            for z in world.zygotes.values()
+        ),
+        tuple(
+            (number[p.worker], p.alive, p.spoken, p.counted_ready, p.drained, p.killed, len(p.unread))
+            for p in world.processes.values()
+        ),
+        (world.closing, world.closed, world.exit is None, len(world.plan), world.faults, world.slept),
+        None if world.stop_began is None else now - world.stop_began,
+    )
+
+
+def _pool(pool: Pool, number: dict[int, int], now: float) -> Hashable:
+    restart, zygote = pool.policy.restart, pool.zygote
+    return (
+        (
+            pool.wanted,
+            pool.gave_up,
+            pool.halted,
+            pool.ever_ready,
+            number.get(pool.probe or 0),
+            _due(pool.probe_at, now),
+        ),
+        (zygote.state, _ahead(zygote.until, now), _due(zygote.next_start, now), zygote.had, zygote.proved),
+        (zygote.overdue, min(zygote.row, 5), min(now - zygote.started_at, restart.max_delay)),
+        None if zygote.ready_at is None else min(now - zygote.ready_at, restart.healthy_after),
+        tuple(
+            (
+                number.get(slot.worker or 0),
+                min(slot.row, 5),
+                min(slot.rapid, restart.give_up_after),
+                slot.given_up,
+                # What has given up is ordered by when it was last tried, not more.
+                sum(other.next_start < slot.next_start for other in pool.slots)
+                if slot.given_up
+                else _due(slot.next_start, now),
+            )
+            for slot in pool.slots[: pool.wanted]
+        ),
+        len(pool.slots),
+    )
+
+
+def _worker(worker: Worker, pool: Pool, number: dict[int, int], now: float) -> Hashable:
+    restart, forked_by = pool.policy.restart, pool.zygote.ready_at
+    return (
+        (number[worker.id], worker.pool, worker.slot, worker.state, _ahead(worker.until, now)),
+        None if worker.ready_at is None else min(now - worker.ready_at, restart.healthy_after),
+        (worker.asked is None, worker.left, worker.counted, worker.abandoned),
+        forked_by is not None and worker.started_at >= forked_by,
+    )
+
+
+def _ahead(time: float | None, now: float) -> float | None:
+    return None if time is None else time - now
+
+
+def _due(time: float, now: float) -> float:
+    return max(time - now, 0.0)
+
+
+@dataclass
+class Explored:
+    """Every state that can be reached, and how."""
+
+    steps: int = 0
+    parents: dict[Hashable, tuple[Hashable, str] | None] = field(default_factory=dict)
+    edges: dict[Hashable, list[tuple[str, Hashable]]] = field(default_factory=dict)
+    goals: set[Hashable] = field(default_factory=set)
+    running: set[Hashable] = field(default_factory=set)
+    ended: set[Hashable] = field(default_factory=set)
+
+    def history(self, state: Hashable) -> list[str]:
+        """A shortest way to the state."""
+        names: list[str] = []
+        while (step := self.parents[state]) is not None:
+            state, name = step
+            names.append(name)
+        return names[::-1]
+
+    def cannot_reach(self, goals: set[Hashable], kinds: Iterable[str]) -> set[Hashable]:
+        """The states from which no goal can be reached by what happens of these kinds."""
+        allowed = set(kinds)
+        back: dict[Hashable, list[Hashable]] = {}
+        for state, edges in self.edges.items():
+            for kind, following in edges:
+                if kind in allowed:
+                    back.setdefault(following, []).append(state)
+        reached, waiting = set(goals), list(goals)
+        while waiting:
+            for state in back.get(waiting.pop(), ()):
+                if state not in reached:
+                    reached.add(state)
+                    waiting.append(state)
+        return set(self.parents) - reached
+
+
+def explore(first: Small, most: int = 1_000_000) -> Explored:
+    """Visit every state from ``first`` on.
+
+    Raises:
+        AssertionError: an invariant does not hold; the message has the history that shows it.
+    """
+    found = Explored()
+    first.give(e.Start())
+    waiting = deque([_discover(found, first, None)])
+    while waiting:
+        state, blob = waiting.popleft()
+        world: Small = pickle.loads(blob)
+        edges = found.edges[state] = []
+        for index, option in enumerate(list(world.options())):
+            if index:
+                world = pickle.loads(blob)
+                option = next(other for at, other in enumerate(world.options()) if at == index)
+            world.faults -= option.kind == "bad"
+            try:
+                option.act()
+            except Exception as problem:
+                history = "\n  ".join([*found.history(state), option.name])
+                raise AssertionError(f"{problem!r} after\n  {history}") from problem
+            found.steps += 1
+            following = snapshot(world)
+            edges.append((option.kind, following))
+            if following not in found.parents:
+                waiting.append(_discover(found, world, (state, option.name)))
+                assert len(found.parents) <= most, "more states than the time allows"
+    return found
+
+
+def _discover(found: Explored, world: Small, parent: tuple[Hashable, str] | None) -> tuple[Hashable, bytes]:
+    state = snapshot(world)
+    found.parents[state] = parent
+    view = world.supervisor.view()
+    if world.goal() or (view.phase == "running" and all(pool.halted for pool in world.supervisor._pools.values())):
+        found.goals.add(state)
+    if world.exit is not None:
+        found.ended.add(state)
+    elif view.phase == Phase.RUNNING:
+        found.running.add(state)
+    return state, pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
