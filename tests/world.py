@@ -154,10 +154,11 @@ class World:
                 assert self.closing is None or (self.closing and not hand_on), "nothing new about the listeners"
                 self.closing = hand_on
             case c.Exit():
-                left = {worker for worker in self.processes if worker not in self.unkillable}
+                (stopped,) = [fact for fact in self.facts if isinstance(fact, f.Stopped)]
                 assert self.closed, "the listeners are open"
                 assert not self.zygotes, "a zygote is left"
-                assert not left, f"left behind: {left}"
+                assert set(self.processes) == set(stopped.unkillable), "left behind, and not named"
+                assert all(process.killed for process in self.processes.values()), "left behind, and not killed"
                 self.exit = command
 
     def check(self, event: e.Event) -> None:

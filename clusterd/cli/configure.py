@@ -10,6 +10,7 @@ import click
 
 from clusterd import config as configuration
 from clusterd.cli.trial import try_import
+from clusterd.config.notation import printable
 from clusterd.errors import EXIT_CONFIG, EXIT_USAGE, ClusterdError, ConfigError, UsageError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -118,7 +119,7 @@ def check(
         raise click.exceptions.Exit(EXIT_CONFIG)
     click.echo(f"{loaded.file or 'flags'}: ok")
     for line in summary(loaded.config):
-        click.echo(f"  {line}")
+        click.echo(f"  {printable(line)}")
 
 
 def summary(config: configuration.Config) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import tomli
 
 from clusterd.config.document import Document, Origin
-from clusterd.config.lines import MAX_DEPTH, Path, index_lines
+from clusterd.config.lines import MAX_DEPTH, index_lines
 from clusterd.config.notation import Loose
 from clusterd.errors import UsageError
 
@@ -199,8 +199,3 @@ def _lay_port(document: Document, port: str, pools: list[str], warnings: list[st
         document.put(("listeners", silent[0], "address"), f"0.0.0.0:{port}", origin)
     elif silent:
         warnings.append(f"PORT is not used: there are several listeners without an address ({', '.join(silent)})")
-
-
-def path_of(text: str) -> Path | None:
-    """A key's path as ``clusterd explain`` takes it; ``None`` if it is none. ``*`` stands for any name."""
-    return _key_path(text.replace("*", "NAME"))

@@ -45,14 +45,6 @@ class LineIndex:
     lines: dict[Path, int] = field(default_factory=dict)
     too_deep: int | None = None
 
-    def line(self, path: Path) -> int | None:
-        """The line of ``path``, or of the nearest table around it that is written down; ``None`` if none is."""
-        for end in range(len(path), 0, -1):
-            found = self.lines.get(path[:end])
-            if found is not None:
-                return found
-        return None
-
 
 def index_lines(text: str) -> LineIndex:
     """Finds the line of every key of a TOML document. Never raises; the time is linear in the length of ``text``."""

@@ -11,12 +11,17 @@ class Loose(str):
     __slots__ = ()
 
 
+def printable(text: str) -> str:
+    """``text`` with the lone surrogates escaped that stand for bytes of a path that are not UTF-8 (PEP 383)."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def found(value: object) -> str:
     """Names a value in an error: its type, and itself where that is short."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value if len(value) <= 60 else value[:57] + "…", ensure_ascii=False)
+        return printable(json.dumps(value if len(value) <= 60 else value[:57] + "…", ensure_ascii=False))
     if isinstance(value, int):
         # A hexadecimal literal may have any number of digits, and str() of more than 4300 raises.
         return f"the number {value}" if abs(value) < 10**18 else "a number of more than 18 digits"
@@ -38,7 +43,7 @@ def toml_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_text(item) for item in value) + "]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return printable(json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f"))
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

@@ -32,6 +32,7 @@ ACCEPT_PAUSE = 0.1
 
 ROOT = 0
 own_uid = os.geteuid
+"""These two users are answered on a unix socket. The file's mode says the same (0600), but a mode can be changed."""
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -256,7 +257,7 @@ class _Connection(asyncio.Protocol):
             return False
         self._http.receive_data(b"")
         self._advance()
-        return self._paused and not self._lingering
+        return False
 
     def pause_writing(self) -> None:
         """The client does not take its answers, so it is not asked for further requests either."""
@@ -266,9 +267,7 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._lingering:
-            self._transport.resume_reading()
-            self._advance()
+        self._advance()
 
     def _deadline(self, seconds: float) -> None:
         if self._timer is not None:
@@ -291,6 +290,7 @@ class _Connection(asyncio.Protocol):
                 self._refuse(status, "the head is too big" if status == 431 else "bad request")
                 return
             if event is h11.NEED_DATA:
+                self._transport.resume_reading()
                 if self._http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
                 return
@@ -308,6 +308,12 @@ class _Connection(asyncio.Protocol):
                         self._refuse(413, f"at most {MAX_BODY} bytes of body")
                 case h11.EndOfMessage():
                     self._respond()
+                    if self._begun and not self._lingering:
+                        # A further request is there already. One a turn of the loop: ten thousand of them fit into
+                        # what is read at once, and the primary's own work must not wait for their answers.
+                        self._transport.pause_reading()
+                        self._loop.call_soon(self._advance)
+                        return
                 case h11.ConnectionClosed():
                     self._transport.close()
                     return

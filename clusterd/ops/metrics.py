@@ -22,6 +22,10 @@ __all__ = ["METRICS", "Metrics"]
 STATES = ("spawning", "cancelled", "booting", "ready", "draining", "killing")
 """States of a worker that are always exposed, also with no worker in them."""
 
+SHARE = 0.1
+"""Of the primary's time that making the page may take. Whoever asks more often gets the last page again, which is
+older by a few milliseconds; else a client that scrapes without pause would take the loop for itself."""
+
 RECLAIM_REASONS = ("dead", "blocked")
 
 BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
@@ -67,6 +71,7 @@ class Metrics(Collector):
         source: where the present state is read, at each scrape and at the end of a worker.
         version: clusterd's own.
         config_sha256: of the configuration in force.
+        share: see :data:`SHARE`; 1 makes every page anew.
         clock: the core's clock, and that of the workers' heartbeats.
         wall: Unix time now.
     """
@@ -77,12 +82,15 @@ class Metrics(Collector):
         version: str,
         config_sha256: str = "",
         *,
+        share: float = SHARE,
         clock: Callable[[], float] = monotonic,
         wall: Callable[[], float] = lambda: datetime.now(UTC).timestamp(),
     ) -> None:
         self.config_sha256 = config_sha256
         self._source = source
         self._version = version
+        self._share = share
+        self._pages: dict[str, tuple[float, bytes]] = {}
         self._clock = clock
         self._wall = wall
         self._tally = Tally()
@@ -100,6 +108,7 @@ class Metrics(Collector):
 
     def fact(self, fact: f.Fact) -> None:
         """Count what a fact says."""
+        self._pages.clear()
         match fact:
             case f.WorkerStarting():
                 self._tally.begin(fact.worker, fact.pool, fact.slot, self._clock())
@@ -125,7 +134,13 @@ class Metrics(Collector):
             encode, content_type = choose_encoder(accept if accept.isascii() and accept.isprintable() else "")
         except (ValueError, TypeError):  # a version that is no number
             encode, content_type = choose_encoder("")
-        return encode(self.registry), content_type
+        began = monotonic()
+        until, page = self._pages.get(content_type, (0.0, b""))
+        if began >= until:
+            page = encode(self.registry)
+            took = monotonic() - began
+            self._pages = {content_type: (began + took / self._share, page)}
+        return page, content_type
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of :data:`METRICS` in its order (what the registry calls at a scrape)."""

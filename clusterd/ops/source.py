@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from clusterd.core.facts import Fact, View
+from clusterd.core.facts import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,3 @@ class Source(Protocol):
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         """The last lines of a worker's output; still there while its ``WorkerExited`` is observed."""
-
-
-class Observer(Protocol):
-    """Told every fact, in order, in the primary's loop: costs little and never blocks."""
-
-    def fact(self, fact: Fact) -> None:
-        """What has just become true."""

@@ -6,7 +6,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config.schema import Config
@@ -130,8 +130,8 @@ class Primary:
     # -- what eyes read ------------------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """The core's state."""
-        return self.supervisor.view()
+        """The core's state; the core's own clock stands still between events, so it is told the time."""
+        return replace(self.supervisor.view(), now=self._loop.time())
 
     def loop_age(self) -> float:
         """Seconds since the loop last turned its own beat; over :data:`BEAT` it is late."""

@@ -169,9 +169,7 @@ class Channel:
         return not (self._ready or self._waiting or self._flight)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Received]:
-        """Takes what one ``recvmsg`` brought and returns the messages it completed, in order.
-
-        Call ``outgoing`` afterwards: acknowledgements are owed at once.
+        """Takes what one ``recvmsg`` brought and returns the messages it completed; acknowledgements may be owed now.
 
         Args:
             data: bytes, in any splitting.
@@ -324,11 +322,13 @@ class Channel:
                     self._owe(_NACK)
                     return
                 self._owe(_ACK)
-                inner, kind = message.get("msg"), message.get("type")
+                kind, inner = message.get("type"), message.get("msg")
+                while is_internal(inner) and inner["cmd"] == "NODE_HANDLE":  # Node's second attempt: wrapped once more
+                    inner = inner.get("msg")
                 internal = is_internal(inner)
-                fd = self._unpaired.popleft()
+                ack = self._answered(inner) if internal else None
                 kind = kind if isinstance(kind, str) else None
-                received.append(Received(inner, fd, internal, kind, self._answered(inner) if internal else None))
+                received.append(Received(inner, self._unpaired.popleft(), internal, kind, ack))
             case _:
                 received.append(Received(message, None, True, None, self._answered(message)))
 

@@ -1,320 +1,262 @@
-"""uvicorn's connections with what a worker adds to them: counting, the unread token, a bound on heads, a kind end.
+"""uvicorn's protocol classes with what a worker adds: counting, the token of the unread, a bound on heads, a goodbye.
 
-uvicorn's classes are extended, never copied: what is touched here is checked at start (``fit``), because the classes
-are public in use (every ASGI server that embeds uvicorn builds them) and private in name.
+They are extended, never copied, and :func:`fit` checks at start that what is touched is there: these classes are public
+in use (every server that embeds uvicorn builds them) and private in name.
 """
 
 import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from ..errors import HostError
 from ..unix.sockets import unread
-from ..wire.rows import Row
 from .mailbox import Token
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of a request's head with httptools, which has no bound of its own; h11 takes 16 KiB."""
-
-HEAD_PATIENCE: Final = 5.0
-"""Seconds that a head, begun but not complete when ``linger`` is over, gets for its rest."""
+"""Bytes of a request's head that httptools, which has no bound of its own, is fed after the first read of it; h11
+takes 16 KiB."""
 
 GOODBYE_PATIENCE: Final = 5.0
 """Seconds that a WebSocket client gets to answer the close frame."""
 
-SERVICE_RESTART: Final = "1012 (RFC 6455 §7.4, IANA registry: Service Restart)"
-
-_BEFORE_CLASSES: Final = int(Row.REQUESTS_1XX) - 1
-_FORBIDDEN: Final = 403
-_SWITCHING: Final = 101
-_CLOSE: Final = (b"connection", b"close")
+SWITCHING_PROTOCOLS: Final = 101
+BAD_REQUEST: Final = 400
+FORBIDDEN: Final = 403
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class Gauge(set[Any]):
-    """A set that keeps its size in a word of the scoreboard, and says when it has become empty."""
+class Owner(Protocol):
+    """What a connection asks of those who keep all of them."""
 
-    def __init__(self, words: memoryview, word: Row, on_empty: Callable[[], None]) -> None:
-        super().__init__()
-        self._words = words
-        self._word = int(word)
-        self._on_empty = on_empty
-
-    def add(self, item: Any) -> None:
-        set.add(self, item)
-        self._words[self._word] = len(self)
-
-    def discard(self, item: Any) -> None:
-        set.discard(self, item)
-        self._words[self._word] = size = len(self)
-        if not size:
-            self._on_empty()
-
-    remove = discard  # uvicorn never relies on the KeyError
-
-
-class Connections:
-    """All connections of one engine, and how they end.
-
-    Args:
-        loop: the worker's.
-        config: uvicorn's, loaded.
-        words: the worker's row of the scoreboard.
-        linger: seconds, see :class:`clusterd.worker.options.HttpOptions`.
-
-    Attributes:
-        state: uvicorn's state of a server, shared by the connections.
-        draining: responses end their connections.
-        changed: set whenever the last connection or the last request has ended.
-
-    Raises:
-        HostError: this uvicorn is not one that this version fits.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: uvicorn.Config, words: memoryview, linger: float
-    ) -> None:
-        fit(config)
-        self.draining = False
-        self.changed = asyncio.Event()
-        self.state = ServerState()
-        self.state.connections = Gauge(words, Row.CONNECTIONS_OPEN, self.changed.set)
-        self.state.tasks = Gauge(words, Row.REQUESTS_IN_FLIGHT, self.changed.set)
-        self._loop = loop
-        self._config = config
-        self._words = words
-        self._linger = linger
-        self._patient_until = 0.0
-        self._adopting: set[asyncio.Task[Any]] = set()
-        self._make_transport: Callable[..., Any] | None = getattr(loop, "_make_socket_transport", None)
-        module = sys.modules[config.http_protocol_class.__module__]
-        cycle = module.RequestResponseCycle
-        # Responses that uvicorn gives of itself (500 after an exception, 503) pass no other place than the cycle.
-        vars(module)["RequestResponseCycle"] = _counting(getattr(cycle, "uvicorns_own", cycle), self)
-        self._http = _http(config.http_protocol_class, self)
-        if config.ws_protocol_class is not None:
-            config.ws_protocol_class = _websocket(config.ws_protocol_class, self)
-
-    # -- the life of one -----------------------------------------------------------------------------------------
-
-    def adopt(self, sock: Any, app_state: dict[str, Any], token: Token) -> None:
-        """Serve a connection that was handed over.
-
-        Args:
-            sock: its socket.
-            app_state: what the app's lifespan has left for its requests.
-            token: told when the first byte is read.
-        """
-        protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
-        protocol.token = token
-        self.state.connections.add(protocol)  # connection_made does so too, but a turn later: a drain may come between
-        if self._make_transport is not None:
-            # asyncio's own step behind connect_accepted_socket: without its task and its future, 15 us cheaper.
-            try:
-                self._make_transport(sock, protocol)
-            except BaseException:
-                self.state.connections.discard(protocol)
-                raise
-        else:
-            task = self._loop.create_task(self._connect(sock, protocol))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
-        if self.draining:
-            self._loop.call_later(self._linger, self._expire, protocol)
-
-    async def _connect(self, sock: Any, protocol: Any) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, sock)
-        except OSError:  # gone before it was here
-            protocol.token.read()
-            self.state.connections.discard(protocol)
-            sock.close()
+    draining: bool
 
     def count(self, status: int) -> None:
         """A response has begun."""
-        if 100 <= status <= 599:
-            self._words[_BEFORE_CLASSES + status // 100] += 1
-
-    # -- the end of all ------------------------------------------------------------------------------------------
-
-    def drain(self) -> None:
-        """From now on every response says ``Connection: close``; idle connections are closed after ``linger``.
-
-        It is said by the response itself and not by uvicorn's default headers: those would get into the handshake of a
-        WebSocket, and into cycles only that begin later.
-        """
-        self.draining = True
-        self._patient_until = self._loop.time() + self._linger
-        for protocol in list(self.state.connections):
-            cycle = getattr(protocol, "cycle", None)
-            if cycle is not None and cycle.response_started and not cycle.response_complete:
-                self._let_linger(cycle, protocol)  # its client was told it may send more
-        self._loop.call_later(self._linger, self._expire_all)
 
     def closing(self, cycle: Any, message: Message) -> Message:
-        """The start of a response while draining: the last of its connection, if it can be.
+        """The start of a response while draining, to be sent instead."""
 
-        Closing a socket with unread data in it is a reset, which can take the response away from the client: while
-        more waits (a pipelined request, the rest of a body) the connection stays.
-        """
-        protocol = cycle.on_response.__self__
-        if cycle.more_body or (self._more_waits(protocol) and self._loop.time() < self._patient_until):
-            self._let_linger(cycle, protocol)
-            return message
-        return {**message, "headers": [*message.get("headers", ()), _CLOSE]}
-
-    def _more_waits(self, protocol: Any) -> bool:
-        return bool(getattr(protocol, "pipeline", None)) or _begun(protocol) or _unread(protocol)
-
-    def _let_linger(self, cycle: Any, protocol: Any) -> None:
-        """This response does not end its connection: when it is complete the client gets ``linger``."""
-        on_response = cycle.on_response
-
-        def lingering() -> None:
-            on_response()
-            self._loop.call_later(self._linger, self._expire, protocol)
-
-        cycle.on_response = lingering
-
-    def _expire_all(self) -> None:
-        for protocol in list(self.state.connections):
-            self._expire(protocol)
-
-    def _expire(self, protocol: Any, last: bool = False) -> None:
-        """Close a connection on which nothing happens; the others end by themselves."""
-        if protocol not in self.state.connections:
-            return
-        if protocol.transport is None:
-            self._loop.call_soon(self._expire, protocol)
-        elif protocol.transport.is_closing():
-            pass
-        elif isinstance(protocol, _WebSocket):
-            protocol.say_goodbye()
-        elif not _busy(protocol):
-            if not last and (_begun(protocol) or _unread(protocol)):
-                self._loop.call_later(HEAD_PATIENCE, self._expire, protocol, True)
-            else:
-                protocol.shutdown()
+    def let_linger(self, protocol: Any) -> None:
+        """Nothing is under way on this connection: close it after a while."""
 
 
-def _busy(protocol: Any) -> bool:
-    cycle = protocol.cycle
-    return cycle is not None and not cycle.response_complete
+def extend(config: uvicorn.Config, owner: Owner) -> Callable[..., Any]:
+    """Put counting into uvicorn's classes for this configuration; returns the HTTP protocol's.
+
+    Raises:
+        HostError: this uvicorn is not one that fits.
+    """
+    fit(config)
+    base = config.http_protocol_class
+    # Responses that uvicorn gives of itself, 500 after an exception and 503, pass through no other place than the
+    # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.
+    names = vars(sys.modules[base.__module__])
+    names["RequestResponseCycle"] = _counting(names["RequestResponseCycle"], owner)
+    websocket = config.ws_protocol_class
+    if websocket is not None:
+        config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
+    added = {"owner": owner, "data_received": _reading(base, bounded=not hasattr(base, "handle_events"))}
+    return type("WorkerHttp", (Http, base), added)
 
 
-def _unread(protocol: Any) -> bool:
-    """Data waits in the socket, or its end."""
-    sock = protocol.transport.get_extra_info("socket")
-    return sock is not None and unread(sock.fileno())
+def fit(config: uvicorn.Config) -> None:
+    """Check that this uvicorn has what is used here; ``config`` is loaded.
+
+    Raises:
+        HostError: it has not.
+    """
+    http = config.http_protocol_class
+    cycle = getattr(sys.modules[http.__module__], "RequestResponseCycle", None)
+    missing = [
+        f"{http.__name__}({name}=)"
+        for name in ("config", "server_state", "app_state", "_loop")
+        if name not in inspect.signature(http).parameters
+    ]
+    missing += [
+        f"{http.__name__}.{name}"
+        for name in ("data_received", "send_400_response", "timeout_keep_alive_handler", "shutdown")
+        if not hasattr(http, name)
+    ]
+    if cycle is None or not hasattr(cycle, "send") or "on_response" not in inspect.signature(cycle).parameters:
+        missing.append(f"{http.__module__}.RequestResponseCycle with send and on_response")
+    state = ServerState()
+    missing += [
+        f"ServerState.{name}" for name in ("connections", "tasks", "default_headers") if not hasattr(state, name)
+    ]
+    if missing:
+        raise HostError(
+            f"uvicorn {uvicorn.__version__} does not fit: it lacks {', '.join(missing)};"
+            " install one that clusterd is tried with (uvicorn>=0.30,<1)"
+        )
 
 
-def _begun(protocol: Any) -> bool:
+# -- what a connection is doing --------------------------------------------------------------------------------------
+
+
+def busy(protocol: Any) -> bool:
+    """A request is being answered."""
+    return protocol.cycle is not None and not protocol.cycle.response_complete
+
+
+def begun(protocol: Any) -> bool:
     """A request's head has begun to arrive and is not complete."""
     if hasattr(protocol, "conn"):
         return bool(protocol.conn.trailing_data[0])
-    # httptools: a scope is made at a head's first byte, its cycle after the last.
+    # httptools: a scope is made at a head's first byte, the cycle that holds it after its last.
     return protocol.scope is not None and (protocol.cycle is None or protocol.cycle.scope is not protocol.scope)
 
 
-# -- uvicorn's classes, extended -------------------------------------------------------------------------------------
+def waiting(protocol: Any) -> bool:
+    """Something waits in the socket, data or its end. False too if the socket is gone."""
+    sock = protocol.transport.get_extra_info("socket")
+    fd = -1 if sock is None else sock.fileno()
+    return fd >= 0 and unread(fd)
 
 
-def _counting(base: Any, connections: Connections) -> type[Any]:
-    """uvicorn's cycle of request and response, counted. ``send`` is a plain function: no further await."""
+# -- the classes -----------------------------------------------------------------------------------------------------
+
+
+def _counting(base: Any, owner: Owner) -> type[Any]:
+    """uvicorn's cycle of request and response; ``send`` is a plain function, so that nothing more is awaited."""
+    base = getattr(base, "uvicorns_own", base)  # a second engine in one process counts once, too
     base_send = base.send
-    count = connections.count
+    count = owner.count
 
     def send(cycle: Any, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start" and not cycle.response_started:
             count(message["status"])
-            if connections.draining:
-                message = connections.closing(cycle, message)
+            if owner.draining:
+                message = owner.closing(cycle, message)
         sent: Awaitable[None] = base_send(cycle, message)
         return sent
 
-    return type("CountedCycle", (base,), {"send": send, "uvicorns_own": base})
+    return type("WorkerCycle", (base,), {"send": send, "uvicorns_own": base})
 
 
-class _Http(asyncio.Protocol):
-    """What is added to both of uvicorn's HTTP protocols; stands before them in the order of bases."""
+def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:
+    """``data_received`` with the token returned at the first byte and, if ``bounded``, a limit on the head.
 
-    connections: Connections
+    One function and the base's called directly: this runs for every read of every connection. Shadowing it on the
+    instance until the first byte costs nothing later, but then each request's head after it would have no bound.
+    """
+    base_data_received = base.data_received
+
+    def data_received(self: Any, data: bytes) -> None:
+        if self.token is not None:
+            self.free()
+        base_data_received(self, data)
+
+    def bounded_data_received(self: Any, data: bytes) -> None:
+        if self.token is not None:
+            self.free()
+        scope = self.scope
+        base_data_received(self, data)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            self.head = 0
+        elif scope is self.scope:  # all of it was head: what a read before brought has another scope
+            self.head += len(data)
+            if self.head > MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response("Request head too large.")
+
+    return bounded_data_received if bounded else data_received
+
+
+class Http(asyncio.Protocol):
+    """What is added to uvicorn's HTTP protocols; it stands before them in the order of bases."""
+
+    owner: Owner
     token: Token | None = None
     transport: Any
+    head = 0
 
-    def data_received(self, data: bytes) -> None:
+    def free(self) -> None:
+        """The connection is not unread any more."""
         if self.token is not None:
             self.token.read()
             self.token = None
-        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.token is not None:
-            self.token.read()
-            self.token = None
+        self.free()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self.connections.count(400)
+        self.owner.count(BAD_REQUEST)
         super().send_400_response(msg)  # type: ignore[misc]
 
     def timeout_keep_alive_handler(self) -> None:
         """After a turn that took long the timer and the next request are due together: the request wins."""
-        if self.transport.is_closing() or not _unread(self):
+        if self.transport.is_closing() or not waiting(self):
             super().timeout_keep_alive_handler()  # type: ignore[misc]
 
 
-class _HttpTools(_Http):
-    scope: Any
-    cycle: Any
-    _head = 0
+class WebSocket(asyncio.Protocol):
+    """What is added to uvicorn's WebSocket protocols; it stands before them in the order of bases."""
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        cycle = self.cycle
-        if cycle is not None and cycle.scope is self.scope:
-            return
-        self._head += len(data)
-        if self._head > MAX_HEAD and not self.transport.is_closing():
-            self.send_400_response("Request head too large.")
-
-
-class _WebSocket(asyncio.Protocol):
-    """What is added to uvicorn's WebSocket protocols."""
-
-    connections: Connections
+    owner: Owner
     transport: Any
     app: Any
-    _accepted = False
-    _parting = False
+    accepted = False
+    parting = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
         app = self.app
 
         def counted(scope: Any, receive: Any, send: Send) -> Any:
             return app(scope, receive, lambda message: self._send(send, message))
 
         self.app = counted
+        super().connection_made(transport)
 
     def _send(self, send: Send, message: Message) -> Awaitable[None]:
         kind = message["type"]
-        if kind == "websocket.accept":
-            self.connections.count(_SWITCHING)
-            self._accepted = True
-            if self.connections.draining:
-                self.connections.let_linger(self)
+        if kind == "websocket.accept" and not self.accepted:
+            self.accepted = True
+            self.owner.count(SWITCHING_PROTOCOLS)
+            if self.owner.draining:
+                self.owner.let_linger(self)
         elif kind == "websocket.close":
-            if not self._accepted:
-                self.connections.count(_FORBIDDEN)
-            self._parting = True
+            if not self.accepted:
+                self.owner.count(FORBIDDEN)
+            self.parting = True
         elif kind == "websocket.http.response.start":
-            self.connections.count(message["status"])
+            self.owner.count(message["status"])
         return send(message)
+
+    def say_goodbye(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close with 1012, Service Restart (RFC 6455 §7.4.2, IANA), and wait for the client's answer.
+
+        uvicorn's own ``shutdown`` says 1012, tells the app, and closes the socket at once: what the client is just
+        sending turns that into a reset, and the code is lost. So only the last step is held back.
+        """
+        if self.parting or not self.accepted:
+            return  # it closes already; or waits for the app's answer, which will bring it here
+        self.parting = True
+        transport, state = self.transport, getattr(self, "conn", None)
+        if hasattr(state, "close_rcvd"):
+            self.transport = _Parting(transport, state)
+            transport.resume_reading()  # uvicorn pauses it while the app has messages to take
+            loop.call_later(GOODBYE_PATIENCE, transport.close)
+        self.shutdown()  # type: ignore[attr-defined]
+
+
+class _Parting:
+    """A transport whose ``close`` waits for the peer's close frame; the rest is the transport's."""
+
+    def __init__(self, transport: Any, state: Any) -> None:
+        self._transport = transport
+        self._state = state
+
+    def close(self) -> None:
+        if self._state.close_rcvd is not None:
+            self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -119,14 +119,13 @@ def test_two_ways_to_name_a_service_are_exit_2(run_dir: Path) -> None:
 
 def test_a_configuration_names_its_service(served: Running, run_dir: Path) -> None:
     config = run_dir / "shop.toml"
-    config.write_text(
-        f'config_version = 1\n[clusterd]\nname = "shop"\nrun_dir = "{run_dir}"\n[listeners.http]\n[pools.web]\napp = "a:b"\n'
-    )
+    pools = '[listeners.http]\n[pools.web]\napp = "a:b"\n'
+    config.write_text(f'config_version = 1\n[clusterd]\nname = "shop"\nrun_dir = "{run_dir}"\n{pools}')
     assert command("health", "--config", str(config)).exit_code == 0
     # Run by systemd it has $RUNTIME_DIRECTORY, which is not in the environment of whoever asks.
     elsewhere = run_dir / "run" / "shop"
     elsewhere.mkdir(parents=True)
-    config.write_text('config_version = 1\n[clusterd]\nname = "shop"\n[listeners.http]\n[pools.web]\napp = "a:b"\n')
+    config.write_text(f'config_version = 1\n[clusterd]\nname = "shop"\n{pools}')
     result = command("health", "--config", str(config))
     assert result.exit_code == 3
     assert "is not running; looked for" in result.stderr

@@ -174,7 +174,7 @@ _LINES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(_LINES, max_size=8))
 def test_wrong_types_anywhere_are_told_and_never_raise_anything_else(lines: list[str]) -> None:
     try:

@@ -208,10 +208,9 @@ def explore(first: Small, most: int = 1_000_000) -> Explored:
         state, blob = waiting.popleft()
         world: Small = pickle.loads(blob)
         edges = found.edges[state] = []
-        for index, option in enumerate(list(world.options())):
-            if index:
-                world = pickle.loads(blob)
-                option = next(other for at, other in enumerate(world.options()) if at == index)
+        for index in range(len(list(world.options()))):
+            world = pickle.loads(blob)
+            option = list(world.options())[index]
             world.faults -= option.kind == "bad"
             try:
                 option.act()

@@ -1,6 +1,8 @@
+import asyncio
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +71,27 @@ def test_a_request_is_answered_and_the_connection_kept(running: Running) -> None
 def test_pipelined_requests_are_answered_in_order(running: Running) -> None:
     answer = running.ask(b"".join(b"GET /echo?n=%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(50)))
     assert re.findall(rb"'n': '(\d+)'", answer) == [b"%d" % n for n in range(50)]
+
+
+def test_pipelined_requests_do_not_hold_up_the_loop(running: Running) -> None:
+    many = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n" * 5000
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while not done.is_set():
+            await asyncio.sleep(0)
+            gaps.append(loop.time() - last)
+            last = loop.time()
+
+    done = threading.Event()
+    watching = asyncio.run_coroutine_threadsafe(watch(), running.loop)
+    answer = running.ask(many)
+    done.set()
+    watching.result(DEADLINE)
+    assert answer.count(b"HTTP/1.1 200") == 5000
+    assert len(gaps) > 4000  # the loop turned between the answers, where it could have given them all in one turn
 
 
 def test_head_has_the_length_and_no_body(running: Running) -> None:

@@ -22,7 +22,7 @@ WALL = 1_800_000_000.0
 
 
 def metrics_of(source: Staged) -> Metrics:
-    return Metrics(source, "1.2.3", "abc", clock=lambda: source.now_view.now, wall=lambda: WALL)
+    return Metrics(source, "1.2.3", "abc", share=1, clock=lambda: source.now_view.now, wall=lambda: WALL)
 
 
 def read(metrics: Metrics) -> dict[tuple[str, Labels], float]:
@@ -209,6 +209,18 @@ def test_the_format_is_the_one_that_is_accepted(accept: str, content_type: str) 
         assert any(family.name == "clusterd_http_requests" for family in parse_openmetrics(page.decode()))
 
 
+def test_who_scrapes_without_pause_gets_the_same_page_for_a_while_but_every_fact() -> None:
+    source = everything()
+    metrics = Metrics(source, "1.2.3", share=1e-6)
+    start(metrics, 1)
+    assert metrics.page() is not None
+    source.rows[1]["requests_2xx"] += 1
+    assert metrics.page()[0] is metrics.page()[0]
+    before = value(read(metrics), "worker_exits_total", pool="web", reason="crash")
+    metrics.fact(exited(1))
+    assert value(read(metrics), "worker_exits_total", pool="web", reason="crash") == before + 1
+
+
 class Histories(RuleBasedStateMachine):
     """Workers are born, write what they like into their rows, and die; whatever they do, no counter falls."""
 
@@ -216,7 +228,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.source = Staged(rows={}, given={})
         self.clock = NOW
-        self.metrics = Metrics(self.source, "1", clock=lambda: self.clock, wall=lambda: WALL + self.clock)
+        self.metrics = Metrics(self.source, "1", share=1, clock=lambda: self.clock, wall=lambda: WALL + self.clock)
         self.seen: dict[tuple[str, Labels], float] = {}
         self.living: list[int] = []
         self.born = 0

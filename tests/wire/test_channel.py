@@ -64,6 +64,13 @@ def test_a_handle_that_came_is_acknowledged_and_delivered() -> None:
     assert channel.stray() == []
 
 
+def test_an_envelope_within_an_envelope_is_one_handle_as_node_sends_it_at_its_second_attempt() -> None:
+    channel = Channel()
+    inner = {"cmd": "NODE_HANDLE", "type": SOCKET, "msg": "again"}
+    assert channel.feed(envelope(inner, SOCKET), [3]) == [Received("again", 3, False, SOCKET)]
+    assert channel.outgoing() == [Outgoing(ACK, None)]
+
+
 def test_a_handle_that_did_not_come_is_refused_and_its_message_dropped() -> None:
     channel = Channel()
     assert channel.feed(envelope("here") + b"1\n") == [Received(1)]

@@ -1,0 +1,200 @@
+"""The engine for ASGI applications: uvicorn's protocols, fed with the connections that the primary hands over.
+
+uvicorn's ``Server`` is not used: it polls for its end ten times a second, takes over signals, and on its way out closes
+connections on which a request may just be arriving.
+"""
+
+import asyncio
+import importlib.util
+import logging
+import socket
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import formatdate
+from typing import Any, Final, Literal
+
+import uvicorn
+
+from ..errors import AppError
+from ..unix.scoreboard import Board
+from ..wire.mail import Letter
+from .connections import Connections
+from .interface import judge
+from .link import Link
+from .mailbox import Intake, Token
+from .options import HttpOptions, Inboxed
+from .protocols import Send, fit
+
+DATE_EVERY: Final = 1.0
+"""Seconds between two values of the ``Date`` header."""
+
+logger = logging.getLogger("clusterd")
+
+
+def interface_of(app: object) -> Literal["asgi", "wsgi"] | None:
+    """What ``app`` speaks, as far as can be told from outside; :func:`why` has the reason."""
+    return judge(app).interface
+
+
+def why(app: object) -> str:
+    """The reason for what ``interface_of`` says, as the end of a sentence about ``app``."""
+    return judge(app).reason
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's loop if it is installed (the extra ``fast``), else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def preload(options: HttpOptions) -> None:
+    """Import what serving will need, in the zygote, so that its workers share it.
+
+    Raises:
+        HostError: this uvicorn is not one that fits.
+    """
+    fit(_configure(_nothing, options))
+    if importlib.util.find_spec("uvloop"):
+        import uvloop  # noqa: F401  # the import is the point
+
+
+async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link, options: HttpOptions) -> None:
+    """Serve ``app`` to the connections that come through ``boxes`` until the worker has drained.
+
+    The primary is told ``listening`` and ``ready`` when the app's lifespan has started. The end begins with
+    ``link.draining``; connections are taken until the boxes end, and what is being served has no deadline here.
+
+    Raises:
+        AppError: the lifespan's startup failed; the primary has been told.
+        HostError: this uvicorn is not one that fits; the primary has been told.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        config = _configure(app, options)
+        connections = Connections(loop, config, board.words, options.linger)
+    except Exception:
+        link.failed("engine", traceback.format_exc())
+        raise
+    lifespan: Any = config.lifespan_class(config)
+    await _start_lifespan(config, lifespan, link)
+    clock = _Clock(loop, connections.state, config)
+
+    def taken(sock: socket.socket, letter: Letter, token: Token) -> None:
+        connections.adopt(sock, lifespan.state, token)
+
+    intake = Intake(loop, boxes, taken, connections.changed.set, board.words)
+    try:
+        clock.tick()
+        intake.start()
+        for box in boxes:
+            host, port = box.sockname
+            link.listening(host or None, port, -1 if port < 0 else 6 if ":" in host else 4)
+        link.ready()
+        await link.draining.wait()
+        await connections.drain(lambda: not intake.ended)
+        await lifespan.shutdown()
+    finally:
+        clock.stop()
+        intake.close()
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """Stands for an app where there is none yet."""
+
+
+def _configure(app: object, options: HttpOptions) -> uvicorn.Config:
+    """uvicorn's configuration, loaded. What is not named here is uvicorn's default, its ``Server`` header too."""
+    error_log = logging.getLogger("uvicorn.error")
+    if error_log.level == logging.NOTSET:  # uvicorn asks the level itself for each connection, and 0 is "trace"
+        error_log.setLevel(max(error_log.getEffectiveLevel(), logging.INFO))
+    access_log = logging.getLogger("uvicorn.access")
+    if options.access_log and not access_log.hasHandlers():
+        # Errors need no such thing: what nobody handles, logging itself writes to standard error, tracebacks included.
+        access_log.addHandler(logging.StreamHandler(sys.stdout))
+        access_log.setLevel(logging.INFO)
+    proxies = list(options.forwarded_allow_ips)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # uvicorn will find out what it is
+        log_config=None,
+        access_log=options.access_log,
+        lifespan="auto",
+        interface=judge(app).style,
+        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
+        root_path=options.root_path,
+        # uvicorn counts the connection that asks, and refuses from the limit on: 1 would refuse everybody.
+        limit_concurrency=options.max_concurrency + 1 if options.max_concurrency else None,
+        timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]  # it goes to call_later, which takes fractions
+    )
+    config.load()
+    return config
+
+
+async def _start_lifespan(config: uvicorn.Config, lifespan: Any, link: Link) -> None:
+    """Start the app. As ASGI says, an app that raises instead of answering has no lifespan, and is served."""
+    app: Any = config.loaded_app
+    report = ""
+    raised: BaseException | None = None
+    asked = False
+
+    async def observed(scope: Any, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        nonlocal raised
+
+        async def observed_receive() -> Any:
+            nonlocal asked
+            asked = True
+            return await receive()
+
+        async def observed_send(message: Any) -> None:
+            nonlocal report
+            if message["type"] == "lifespan.startup.failed":
+                report = message.get("message", "")
+            await send(message)
+
+        try:
+            await app(scope, observed_receive, observed_send)
+        except BaseException as error:
+            raised = error
+            raise
+
+    config.loaded_app = observed
+    try:
+        await lifespan.startup()
+    finally:
+        config.loaded_app = app
+    if lifespan.should_exit or isinstance(raised, SystemExit):
+        if raised is not None:
+            report += "".join(traceback.format_exception(raised))
+        link.failed("lifespan", report or "the application sent lifespan.startup.failed without a message")
+        raise AppError("the application's lifespan startup failed")
+    if raised is not None and asked:
+        logger.warning(
+            "the application raised in its lifespan's startup and is served without one, as ASGI says;"
+            " to fail, it sends lifespan.startup.failed",
+            exc_info=raised,
+        )
+
+
+class _Clock:
+    """Keeps uvicorn's default headers, ``Date`` among them, as uvicorn's server does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: Any, config: uvicorn.Config) -> None:
+        self._loop = loop
+        self._state = state
+        self._config = config
+        self._timer: asyncio.TimerHandle | None = None
+
+    def tick(self) -> None:
+        date = formatdate(usegmt=True).encode()
+        self._state.default_headers = [(b"date", date), *self._config.encoded_headers]
+        self._timer = self._loop.call_later(DATE_EVERY, self.tick)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()

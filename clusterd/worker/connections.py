@@ -1,0 +1,196 @@
+"""All connections of a worker's HTTP engine: how one is taken in, and how they end when the worker drains."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from ..wire.rows import Row
+from .mailbox import Token
+from .protocols import Message, WebSocket, begun, busy, extend, waiting
+
+HEAD_PATIENCE: Final = 5.0
+"""Seconds that a request which has begun to arrive when ``linger`` is over gets for the rest of its head."""
+
+_BEFORE_CLASSES: Final = int(Row.REQUESTS_1XX) - 1
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Gauge(set[Any]):
+    """A set that keeps its size in a word of the scoreboard, and says when it has become empty."""
+
+    def __init__(self, words: memoryview, word: Row, on_empty: Callable[[], object]) -> None:
+        super().__init__()
+        self._words = words
+        self._word = int(word)
+        self._on_empty = on_empty
+
+    def add(self, item: Any) -> None:
+        """As ``set.add``."""
+        set.add(self, item)
+        self._words[self._word] = len(self)
+
+    def discard(self, item: Any) -> None:
+        """As ``set.discard``."""
+        set.discard(self, item)
+        self._words[self._word] = size = len(self)
+        if not size:
+            self._on_empty()
+
+    remove = discard  # uvicorn's use of it never meets a KeyError
+
+
+class Connections:
+    """What is being served.
+
+    Args:
+        loop: the worker's.
+        config: uvicorn's, loaded; its protocol classes are extended.
+        words: the worker's row of the scoreboard.
+        linger: seconds, see :class:`clusterd.worker.options.HttpOptions`.
+
+    Attributes:
+        state: uvicorn's state of a server, shared by the connections.
+        draining: each response is the last of its connection.
+        changed: set whenever the last connection or the last request has ended.
+
+    Raises:
+        HostError: this uvicorn is not one that fits.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, config: uvicorn.Config, words: memoryview, linger: float
+    ) -> None:
+        self.draining = False
+        self.changed = asyncio.Event()
+        self.state = ServerState()
+        self.state.connections = Gauge(words, Row.CONNECTIONS_OPEN, self.changed.set)
+        self.state.tasks = Gauge(words, Row.REQUESTS_IN_FLIGHT, self.changed.set)
+        self._loop = loop
+        self._config = config
+        self._words = words
+        self._linger = linger
+        self._patient_until = 0.0
+        self._http = extend(config, self)
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
+
+    def adopt(self, sock: socket.socket, app_state: dict[str, Any], token: Token) -> None:
+        """Serve a connection that was handed over.
+
+        Args:
+            sock: its socket, non-blocking.
+            app_state: what the app's lifespan has left for its requests.
+            token: told when the first byte is read.
+
+        Raises:
+            OSError: asyncio cannot use this socket; it stays the caller's.
+        """
+        protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        protocol.token = token
+        # connection_made does so too, but a turn later, and a drain may look in between.
+        self.state.connections.add(protocol)
+        if self._make_transport is not None:
+            # asyncio's own step behind connect_accepted_socket, without the task and the future around it: 10 us less.
+            try:
+                self._make_transport(sock, protocol)
+            except BaseException:
+                self.state.connections.discard(protocol)
+                raise
+        else:
+            task = self._loop.create_task(self._connect(sock, protocol))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+        if self.draining:
+            self.let_linger(protocol)
+
+    async def _connect(self, sock: socket.socket, protocol: Any) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
+        except Exception as error:
+            protocol.free()
+            self.state.connections.discard(protocol)
+            sock.close()
+            if not isinstance(error, OSError):  # one that was gone before it was here is no news
+                raise
+
+    def count(self, status: int) -> None:
+        """A response has begun."""
+        if 100 <= status <= 599:
+            self._words[_BEFORE_CLASSES + status // 100] += 1
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def drain(self, coming: Callable[[], bool]) -> None:
+        """Have every connection end kindly, beginning now; returns when none and no task of a request is left.
+
+        Args:
+            coming: whether more connections may come; ``changed`` is to be set when that changes.
+
+        ``Connection: close`` is put into the response itself and not into uvicorn's default headers: those get into
+        the handshake of a WebSocket too, and only into responses whose request has yet to come.
+        """
+        self.draining = True
+        self._patient_until = self._loop.time() + self._linger
+        for protocol in list(self.state.connections):
+            cycle = getattr(protocol, "cycle", None)
+            if cycle is not None and cycle.response_started and not cycle.response_complete:
+                self._linger_after(cycle, protocol)  # its client has been told that it may send more
+        self._loop.call_later(self._linger, self._expire_all)
+        while coming() or self.state.connections or self.state.tasks:
+            self.changed.clear()
+            await self.changed.wait()
+
+    def closing(self, cycle: Any, message: Message) -> Message:
+        """The start of a response while draining: the last of its connection, if it can be.
+
+        Closing a socket that has unread data is a reset, which can take the response away from its client: while more
+        waits, a pipelined request or the rest of a body, the connection stays.
+        """
+        protocol = cycle.on_response.__self__  # uvicorn's cycle knows its protocol by this method only
+        if cycle.more_body or (self._loop.time() < self._patient_until and _more(protocol)):
+            self._linger_after(cycle, protocol)
+            return message
+        return {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+
+    def let_linger(self, protocol: Any) -> None:
+        """Nothing is under way on this connection: close it in ``linger`` seconds if that is still so."""
+        self._loop.call_later(self._linger, self._expire, protocol)
+
+    def _linger_after(self, cycle: Any, protocol: Any) -> None:
+        """This response does not end its connection: when it is complete, the client gets ``linger``."""
+        on_response = cycle.on_response
+
+        def lingering() -> None:
+            on_response()
+            self.let_linger(protocol)
+
+        cycle.on_response = lingering
+
+    def _expire_all(self) -> None:
+        for protocol in list(self.state.connections):
+            self._expire(protocol)
+
+    def _expire(self, protocol: Any, last: bool = False) -> None:
+        """End a connection on which nothing is under way; one that is busy ends by itself."""
+        if protocol not in self.state.connections:
+            return
+        if protocol.transport is None:  # it is being taken in, which is a matter of a turn
+            self._loop.call_soon(self._expire, protocol)
+        elif protocol.transport.is_closing():
+            return
+        elif isinstance(protocol, WebSocket):
+            protocol.say_goodbye(self._loop)
+        elif not busy(protocol):
+            if not last and (begun(protocol) or waiting(protocol)):
+                self._loop.call_later(HEAD_PATIENCE, self._expire, protocol, True)
+            else:
+                protocol.shutdown()
+
+
+def _more(protocol: Any) -> bool:
+    """The client has sent more than the request that is being answered."""
+    return bool(getattr(protocol, "pipeline", None)) or begun(protocol) or waiting(protocol)
