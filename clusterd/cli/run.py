@@ -104,7 +104,7 @@ class Composition:
         log.source = sight
         eyes = Eyes(
             facts=(metrics.fact, log.fact, notify.fact),
-            line=lambda pool, slot, worker, stream, text: _line(log, pool, slot, worker, stream, text),
+            line=log.line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
@@ -214,13 +214,6 @@ def make_run_dir(path: str) -> None:
         )
     if found.st_mode & 0o022:
         raise HostError(f"the run directory {path} can be written by others; chmod 700 it, or set clusterd.run_dir")
-
-
-def _line(log: Log, pool: str, slot: int | None, worker: int | None, stream: str, text: str) -> None:
-    if slot is None or worker is None:
-        log.emit("info", "output", pool=pool, zygote=True, stream=stream, text=text)
-    else:
-        log.line(pool, slot, worker, stream, text)
 
 
 def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:

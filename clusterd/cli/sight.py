@@ -1,6 +1,6 @@
 """What the rooms that only look (:mod:`clusterd.ops`) see of the primary, which they must not know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..core.facts import View
 from ..ops.source import ListenerSample, Sample
@@ -8,6 +8,24 @@ from ..primary.service import Primary
 from ..wire.rows import Row
 
 _NAMES = [(row.name.lower(), row.value) for row in Row]
+
+
+class _Samples(Mapping[int, Sample]):
+    """By worker id; a row is read when somebody asks for it, for most askers want one of hundreds."""
+
+    def __init__(self, primary: Primary) -> None:
+        self._children = primary.children.by_id
+
+    def __getitem__(self, worker: int) -> Sample:
+        child = self._children[worker]
+        words = child.row()
+        return Sample(child.pid, {name: words[index] for name, index in _NAMES})
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._children))
+
+    def __len__(self) -> int:
+        return len(self._children)
 
 
 class Sight:
@@ -19,11 +37,7 @@ class Sight:
         return self.primary.view()
 
     def samples(self) -> Mapping[int, Sample]:
-        found = {}
-        for child in self.primary.children.by_id.values():
-            words = child.row()
-            found[child.id] = Sample(child.pid, {name: words[index] for name, index in _NAMES})
-        return found
+        return _Samples(self.primary)
 
     def handed(self) -> Mapping[tuple[int, str], int]:
         return self.primary.handed()

@@ -340,7 +340,7 @@ class Control(Struct, frozen=True, kw_only=True):
 
 
 class Log(Struct, frozen=True, kw_only=True):
-    """What the service writes to its standard error."""
+    """What the service writes to its standard output."""
 
     format: Annotated[
         Literal["auto", "json", "console", "logfmt"],

@@ -21,6 +21,7 @@ class Executor:
         listeners: the listening sockets.
         report: takes events for the core.
         zygote_output: gives the descriptors that a pool's zygote prints to.
+        zygote_words: gives the last lines that it has printed, when it has ended.
         on_warning: called with pool and sentence.
         on_exit: called with code and reason by the last command.
     """
@@ -35,6 +36,7 @@ class Executor:
         listeners: Listeners,
         report: Callable[[e.Event], None],
         zygote_output: Callable[[str], tuple[int, int]],
+        zygote_words: Callable[[str], list[str]],
         on_warning: Callable[[str, str], None],
         on_exit: Callable[[int, str], None],
     ) -> None:
@@ -45,6 +47,7 @@ class Executor:
         self._listeners = listeners
         self._report = report
         self._zygote_output = zygote_output
+        self._zygote_words = zygote_words
         self._on_warning = on_warning
         self._on_exit = on_exit
         self._zygotes: dict[tuple[str, int], ZygoteClient] = {}
@@ -120,11 +123,16 @@ class Executor:
 
     def zygote_failed(self, client: ZygoteClient, report: str) -> None:
         pool, generation = self._forget(client)
-        self._report(e.ZygoteFailed(pool, generation, report))
+        self._report(e.ZygoteFailed(pool, generation, self._in_its_own_words(client, pool, report)))
 
     def zygote_gone(self, client: ZygoteClient, report: str) -> None:
         pool, generation = self._forget(client)
-        self._report(e.ZygoteGone(pool, generation, report))
+        self._report(e.ZygoteGone(pool, generation, self._in_its_own_words(client, pool, report)))
+
+    def _in_its_own_words(self, client: ZygoteClient, pool: str, report: str) -> str:
+        """A zygote that died without a report has perhaps printed why."""
+        words = self._zygote_words(pool)
+        return report if client.told or not words else "\n".join([f"{report}; its last output:", *words])
 
     def _forget(self, client: ZygoteClient) -> tuple[str, int]:
         name = self._names.pop(client)

@@ -44,6 +44,9 @@ class Output:
         stream: ``stdout`` or ``stderr``.
         sink: called with the stream and each line, without its end.
         kept: where the last lines are kept; shared by the streams of one process, so that they stay in order.
+
+    Attributes:
+        kept: as given.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, stream: str, sink: LineSink, kept: deque[str]) -> None:
@@ -51,7 +54,7 @@ class Output:
         self._fd = fd
         self._stream = stream
         self._sink = sink
-        self._kept = kept
+        self.kept = kept
         self._partial = b""
         loop.add_reader(fd, self._readable)
 
@@ -99,5 +102,5 @@ class Output:
     def _tell(self, line: bytes) -> None:
         for start in range(0, len(line) or 1, MAX_LINE):
             text = line[start : start + MAX_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
-            self._kept.append(text)
+            self.kept.append(text)
             self._sink(self._stream, text)

@@ -77,7 +77,7 @@ class Primary:
         self._exit: asyncio.Future[int] = loop.create_future()
         self._beat_at = loop.time()
         self._beat: asyncio.TimerHandle | None = None
-        self._zygote_lines: dict[str, deque[str]] = {}
+        self._zygote_outputs: dict[str, list[output.Output]] = {}
         self.supervisor = Supervisor(policy, seed)
         self.listeners = Listeners(loop, opened, self._short, self._box_broken)
         self.children = Children(
@@ -98,6 +98,7 @@ class Primary:
             listeners=self.listeners,
             report=self._report,
             zygote_output=self._zygote_output,
+            zygote_words=self._zygote_words,
             on_warning=lambda pool, sentence: eyes.warn("preload_unsafe", sentence, pool=pool),
             on_exit=lambda code, reason: self._exit.set_result(code),
         )
@@ -180,16 +181,26 @@ class Primary:
         """Descriptors that a zygote prints to; as a worker's, its lines are told, tagged with the pool alone."""
         if self._config.log.worker_output != "capture":
             return os.dup(1), os.dup(2)
-        kept = self._zygote_lines.setdefault(pool, deque(maxlen=self._config.log.crash_lines or 1))
-        writing = []
+        kept: deque[str] = deque(maxlen=self._config.log.crash_lines or 1)
+        readers, writing = [], []
         for stream in ("stdout", "stderr"):
             reading, spare, write = output.pipe()
             os.close(spare)
-            output.Output(
-                self._loop, reading, stream, lambda name, text: self._eyes.line(pool, None, None, name, text), kept
+            readers.append(
+                output.Output(
+                    self._loop, reading, stream, lambda name, text: self._eyes.line(pool, None, None, name, text), kept
+                )
             )
             writing.append(write)
+        self._zygote_outputs[pool] = readers
         return writing[0], writing[1]
+
+    def _zygote_words(self, pool: str) -> list[str]:
+        """The last lines of a pool's zygote, which has ended."""
+        readers = self._zygote_outputs.pop(pool, [])
+        for reader in readers:
+            reader.finish()
+        return list(readers[0].kept) if readers else []
 
     def _turn(self) -> None:
         """Once a second: the loop turns, and strays are looked for."""

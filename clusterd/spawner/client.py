@@ -88,6 +88,11 @@ class ZygoteClient:
         self._flying: set[int] = set()
 
     @property
+    def told(self) -> bool:
+        """It has said itself why it ends."""
+        return bool(self._report)
+
+    @property
     def busy(self) -> bool:
         """A fork is on its way: a child of ours may exist that nobody has told us of yet."""
         return bool(self._flying)
