@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.components import PACKAGES
 from tests.procfs import open_descriptors
+
+# No deadline an example: a busy machine is no counter-example. `make check` takes the quick profile.
+settings.register_profile("full", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile("full")
 
 NO_SKIPS = os.environ.get("CLUSTERD_NO_SKIPS") == "1"
 

@@ -217,9 +217,8 @@ class World:
 
     def _zygote_options(self, zygote: ZygoteProcess) -> Iterator[Option]:
         name = f"zygote {zygote.pool}: "
-        if not zygote.ready:
-            # Its word may have been on its way when it was stopped.
-            yield Option(name + "imported", "good" if zygote.alive else "bad", lambda: self.imported(zygote))
+        if not zygote.ready and zygote.alive:
+            yield Option(name + "imported", "good", lambda: self.imported(zygote))
         if zygote.owed:
             yield Option(name + "forks", "good" if zygote.alive else "bad", lambda: self.forks(zygote))
             kind = "bad" if zygote.alive else "owed"

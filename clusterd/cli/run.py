@@ -14,6 +14,7 @@ import click
 
 from .. import config as configuration
 from ..config.load import Loaded
+from ..core.facts import Fact, Stopped
 from ..errors import EXIT_FAILED, HostError
 from ..ops import admin, http
 from ..ops.logs import Log
@@ -57,6 +58,8 @@ class Composition:
         self._config = loaded.config
         self._nofile = process.raise_nofile_limit()
         self._control_path = ""
+        self._moved = ""
+        self._reason = ""
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_control()
@@ -82,8 +85,9 @@ class Composition:
             self._remove_control()
             loop.close()
             log.close()
-        if code and log.last_report is not None:
-            sys.stderr.write(f"\n{log.last_report.text()}\n")
+        if code:
+            report = "" if log.last_report is None else f"\n{log.last_report.text()}\n"
+            sys.stderr.write(f"{report}clusterd: {self._reason}\n")
         return code
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, log: Log) -> int:
@@ -103,7 +107,7 @@ class Composition:
         notify = Notify(notifier, sight)
         log.source = sight
         eyes = Eyes(
-            facts=(metrics.fact, log.fact, notify.fact),
+            facts=(metrics.fact, log.fact, notify.fact, self._remember),
             line=log.line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
@@ -132,6 +136,11 @@ class Composition:
             for server in servers:
                 server.close()
 
+    def _remember(self, fact: Fact) -> None:
+        """Why the service ended: the last word on stderr if it had to."""
+        if isinstance(fact, Stopped):
+            self._reason = fact.reason
+
     def _greet(self, log: Log, primary: Primary, about: About) -> None:
         log.emit(
             "info", "starting", version=about.version, pid=about.pid, config=self._loaded.file, run_dir=about.run_dir
@@ -150,6 +159,8 @@ class Composition:
                 )
         if about.monitoring is not None:
             log.emit("info", "monitoring", address=about.monitoring)
+            if self._moved:
+                log.emit("warning", "monitoring_moved", address=about.monitoring, reason=self._moved)
         if primary.leftovers.pids:
             log.emit(
                 "warning",
@@ -182,11 +193,13 @@ class Composition:
             return None
         try:
             return sockets.bind_tcp(address.host, address.port, CONTROL_BACKLOG)
-        except HostError:
+        except HostError as error:
             if self._loaded.from_file or address.port == 0:
                 raise
             # Nobody chose this port: a second service tried out beside a first must not fail for it.
-            return sockets.bind_tcp(address.host, 0, CONTROL_BACKLOG)
+            sock = sockets.bind_tcp(address.host, 0, CONTROL_BACKLOG)
+            self._moved = str(error)
+            return sock
 
 
 def make_run_dir(path: str) -> None:
@@ -204,7 +217,8 @@ def make_run_dir(path: str) -> None:
         found = os.lstat(path)
     except OSError as error:
         raise HostError(
-            f"cannot make the run directory {path}: {error.strerror}; set clusterd.run_dir to a directory of your own"
+            f"cannot make the run directory {path}: {error.filename}: {error.strerror};"
+            " set clusterd.run_dir to a directory of your own"
         ) from None
     if not stat.S_ISDIR(found.st_mode):
         raise HostError(f"the run directory {path} is no directory; remove it or set clusterd.run_dir")

@@ -11,21 +11,23 @@ _NAMES = [(row.name.lower(), row.value) for row in Row]
 
 
 class _Samples(Mapping[int, Sample]):
-    """By worker id; a row is read when somebody asks for it, for most askers want one of hundreds."""
+    """By worker id, of those that are born; a row is read when somebody asks for it: most want one of hundreds."""
 
     def __init__(self, primary: Primary) -> None:
         self._children = primary.children.by_id
 
     def __getitem__(self, worker: int) -> Sample:
         child = self._children[worker]
+        if not child.pid:
+            raise KeyError(worker)
         words = child.row()
         return Sample(child.pid, {name: words[index] for name, index in _NAMES})
 
     def __iter__(self) -> Iterator[int]:
-        return iter(tuple(self._children))
+        return iter([child.id for child in self._children.values() if child.pid])
 
     def __len__(self) -> int:
-        return len(self._children)
+        return sum(1 for _ in self)
 
 
 class Sight:

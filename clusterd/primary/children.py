@@ -24,9 +24,10 @@ from . import output
 from .dispatch import Box
 from .listeners import Listeners
 
-#: What one worker may have queued towards us in one line, and unread from us, in bytes.
-MAX_LINE = 16 * 1024 * 1024
-MAX_QUEUED = 64 * 1024 * 1024
+#: The longest line a worker may send, and what it may leave unread, in bytes. A line of empty arrays becomes twenty
+#: times its size in memory, so the bound is well below what a channel would take; the second is below the stream's own.
+MAX_LINE = 2 * 1024 * 1024
+MAX_QUEUED = 8 * 1024 * 1024
 
 #: Seconds from the end of a channel until a worker that still lives counts as leaving by its own will.
 HANG_UP = 0.2

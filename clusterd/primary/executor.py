@@ -1,6 +1,7 @@
 """A method per command: does it, and owes the core its one answer, also for what it has never known."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 from ..core import commands as c
@@ -89,10 +90,7 @@ class Executor:
         client = ZygoteClient(self._loop, plan, self, lambda: self._zygote_output(pool))
         self._zygotes[pool, generation] = client
         self._names[client] = (pool, generation)
-        try:
-            client.start()
-        except OSError as error:
-            self.zygote_failed(client, f"cannot start a zygote: {error}")
+        client.start()
 
     def _stop_zygote(self, pool: str, generation: int) -> None:
         client = self._zygotes.get((pool, generation))
@@ -140,7 +138,11 @@ class Executor:
         return name
 
     def spawned(self, worker: int, pid: int, fd: int) -> None:
-        self._children.born(worker, pid, fd)
+        if pid in self.zygote_pids() or any(child.pid == pid for child in self._children.by_id.values()):
+            os.close(fd)  # it is our child, but not by this birth: whoever says so is not to be believed again
+            self.spawn_failed(worker, f"the zygote passed off process {pid} as a new worker", zygote_gone=True)
+        else:
+            self._children.born(worker, pid, fd)
 
     def spawn_failed(self, worker: int, report: str, zygote_gone: bool) -> None:
         self._children.unborn(worker)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..core.commands import Command
 from ..core.events import Event, Tick
@@ -49,12 +50,19 @@ class Pump:
                 commands, facts = self._supervisor.handle(self._events.popleft(), self._loop.time())
                 for fact in facts:
                     for observe in self._observers:
-                        observe(fact)
+                        self._attempt(observe, fact)
                 for command in commands:
-                    self._execute(command)
+                    self._attempt(self._execute, command)
         finally:
             self._running = False
-        self._arm()
+            self._arm()
+
+    def _attempt(self, what: Callable[[Any], None], about: Any) -> None:
+        """One fault in an observer or in a command is told, and must not keep the others from being done."""
+        try:
+            what(about)
+        except Exception as error:
+            self._loop.call_exception_handler({"message": f"{about!r} could not be dealt with", "exception": error})
 
     def close(self) -> None:
         """No tick will come any more."""

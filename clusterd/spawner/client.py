@@ -4,13 +4,17 @@ The zygote is not trusted: an answer that breaks the rules ends it, and what it 
 """
 
 import asyncio
+import errno
 import os
+import re
 import signal
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from ..errors import HostError, PeerError
@@ -23,6 +27,12 @@ TITLE_ROOM = " " * 160
 #: Forks asked for and not answered, at most; more wait here. The zygote does one at a time anyway, and the packets
 #: of hundreds would fill the socket.
 IN_FLIGHT = 8
+
+#: Answers taken in one turn of the loop: a zygote that speaks without end must not hold up the primary.
+ANSWERS_A_TURN = 16
+
+#: The machine is short of something, and the zygote is not to blame.
+_SHORT = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +108,35 @@ class ZygoteClient:
         return bool(self._flying)
 
     def start(self) -> None:
-        """Start the process; the owner hears of it, also of a failure, later or at once."""
-        near, far = packets.pair()
-        stdout, stderr = self._output()
-        # The service's own streams travel along for workers that outlive the primary, whose pipes then have no reader.
-        ours = (os.dup(1), os.dup(2))
-        argv = [sys.executable, "-m", "clusterd.spawner", *map(str, (far.fileno(), *ours)), TITLE_ROOM]
-        plan = self.plan
+        """Start the process; the owner hears of it later, also of a failure."""
         try:
+            self._control = self._exec()
+        except (HostError, OSError) as error:
+            self._loop.call_soon(self._end, f"cannot start a zygote: {error}")
+            return
+        self._loop.add_reader(self._pidfd, self._ended)
+        self._loop.add_reader(self._control, self._readable)
+        error = self._tell(self.plan.load, ())
+        if error is not None:
+            self._report = f"the zygote cannot be told what to load: {error}"
+            pidfd.send_signal(self._pidfd, signal.SIGKILL)
+
+    def _exec(self) -> socket.socket:
+        """Returns our end of the control socket."""
+        plan = self.plan
+        with ExitStack() as theirs, ExitStack() as if_it_fails:
+            near, far = packets.pair()
+            if_it_fails.enter_context(near)
+            theirs.enter_context(far)
+            stdout, stderr = self._output()
+            for fd in (stdout, stderr):
+                theirs.callback(os.close, fd)
+            # The service's own streams travel along for workers that outlive the primary: their pipes have no reader.
+            ours = []
+            for fd in (1, 2):
+                ours.append(os.dup(fd))
+                theirs.callback(os.close, ours[-1])
+            argv = [sys.executable, "-m", "clusterd.spawner", *map(str, (far.fileno(), *ours)), TITLE_ROOM]
             self.pid, self._pidfd = spawn.spawn(
                 argv,
                 env=plan.env,
@@ -117,18 +148,8 @@ class ZygoteClient:
                 stdout=stdout,
                 stderr=stderr,
             )
-        except HostError as error:
-            near.close()
-            self._loop.call_soon(self._end, str(error))
-            return
-        finally:
-            far.close()
-            for fd in (stdout, stderr, *ours):
-                os.close(fd)
-        self._control = near
-        self._loop.add_reader(self._pidfd, self._ended)
-        self._loop.add_reader(near, self._readable)
-        self._tell(plan.load, ())
+            if_it_fails.pop_all()
+            return near
 
     def spawn(self, worker: int, prepare: Callable[[], Parts]) -> None:
         """Have a worker forked. ``prepare`` is called when its turn comes; the owner gets the one answer.
@@ -162,49 +183,65 @@ class ZygoteClient:
                 self._owner.spawn_failed(worker, f"no descriptors for a new worker: {error.strerror}", False)
                 continue
             self._flying.add(worker)
-            if not self._tell(parts.request, parts.fds):
-                self._flying.discard(worker)
-                self._owner.spawn_failed(worker, "the zygote does not take requests", True)
+            error = self._tell(parts.request, parts.fds)
             for fd in parts.fds:
                 os.close(fd)
+            if error is not None:
+                self._flying.discard(worker)
+                # Unless it is the machine that is short, the zygote is gone or stuck, and of no more use.
+                to_blame = getattr(error, "errno", None) not in _SHORT
+                self._owner.spawn_failed(worker, f"the zygote does not take requests: {error}", to_blame)
 
-    def _tell(self, request: wire.Request, fds: Sequence[int]) -> bool:
+    def _tell(self, request: wire.Request, fds: Sequence[int]) -> Exception | None:
         assert self._control is not None
         try:
             packets.send(self._control, wire.encode(request), fds)
-        except OSError:
-            return False  # it is gone or stuck; its pidfd or the start timeout says which
-        return True
+        except (OSError, ValueError) as error:
+            return error
+        return None
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        assert self._control is not None
-        while self._control is not None:
+        for _ in range(ANSWERS_A_TURN):
+            if self._control is None:
+                return
             try:
                 packet = packets.receive(self._control)
             except (EOFError, OSError):
-                self._loop.remove_reader(self._control)
-                return  # its end is told by the pidfd, with the status
+                # Its end is told by the pidfd, with the status. One that lives on without its socket is of no use.
+                self._drop()
+                return
             if packet is None:
                 return
             try:
-                self._answer(wire.read_answer(packet.data), packet.fds)
+                self._answer(wire.read_answer(packet.data), packet.fds, packet.truncated)
             except PeerError as error:
                 for fd in packet.fds:
                     os.close(fd)
                 self._report = str(error)
-                self._loop.remove_reader(self._control)
-                pidfd.send_signal(self._pidfd, signal.SIGKILL)
+                self._drop()
                 return
 
-    def _answer(self, answer: wire.Answer, fds: tuple[int, ...]) -> None:
+    def _drop(self) -> None:
+        """Hear it no more, and end it; harmless if it has ended."""
+        if self._control is not None:
+            self._loop.remove_reader(self._control)
+        pidfd.send_signal(self._pidfd, signal.SIGKILL)
+
+    def _answer(self, answer: wire.Answer, fds: tuple[int, ...], truncated: bool) -> None:
         match answer:
+            case wire.Spawned(worker, _) if worker in self._flying and truncated and not fds:
+                # We are out of descriptors. The worker never hears `go`, and ends when its channel does.
+                self._flying.discard(worker)
+                self._owner.spawn_failed(worker, "no descriptor for a new worker's pidfd", False)
+                self._send_next()
             case wire.Spawned(worker, pid) if worker in self._flying and len(fds) == 1:
+                if not _is_child(fds[0], pid):
+                    raise PeerError(f"the zygote passed off something else as a pidfd of a new worker {pid}")
                 self._flying.discard(worker)
                 self._owner.spawned(worker, pid, fds[0])
                 self._send_next()
-                return
             case wire.SpawnFailed(worker, report) if worker in self._flying and not fds:
                 self._flying.discard(worker)
                 self._owner.spawn_failed(worker, report, False)
@@ -212,9 +249,9 @@ class ZygoteClient:
             case wire.Loaded(preloaded, unsafe) if not self._ready and not fds:
                 self._ready = True
                 self._owner.zygote_ready(self, preloaded, self._unsafe or unsafe)
-            case wire.Unsafe(why) if not self._ready and not fds and self.plan.load.preload == "auto":
+            case wire.Unsafe(why) if self._awaited and not fds and self.plan.load.preload == "auto":
                 self._unsafe = why
-            case wire.Failed(_, report) if not self._ready and not fds:
+            case wire.Failed(_, report) if self._awaited and not fds:
                 self._report = report
             case _:
                 raise PeerError(f"the zygote answered {answer!r}, which nobody had asked for")
@@ -225,9 +262,12 @@ class ZygoteClient:
         self._loop.remove_reader(self._pidfd)
         if self._control is not None:
             self._readable()  # what it said last
-        if pidfd.peek(self._pidfd):
-            pidfd.kill_group(self.pid)
-        status = pidfd.wait(self._pidfd)
+        try:
+            if pidfd.peek(self._pidfd):
+                pidfd.kill_group(self.pid)
+            status = str(pidfd.wait(self._pidfd))
+        except ChildProcessError:
+            status = "a status that somebody else took"
         os.close(self._pidfd)
         self._pidfd = -1
         self.release()
@@ -238,6 +278,11 @@ class ZygoteClient:
             return
         self._end(self._report or f"the zygote ended with {status}")
 
+    @property
+    def _awaited(self) -> bool:
+        """It has yet to say what became of the import; it says it once."""
+        return not (self._ready or self._unsafe or self._report)
+
     def _end(self, report: str) -> None:
         flying, self._flying = self._flying, set()
         waiting, self._waiting = self._waiting, deque()
@@ -247,3 +292,13 @@ class ZygoteClient:
             self._owner.zygote_gone(self, report)
         else:
             self._owner.zygote_failed(self, report)
+
+
+def _is_child(fd: int, pid: int) -> bool:
+    """Whether ``fd`` is a pidfd of our child ``pid``. Who is believed here is signalled with our rights, and reaped."""
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        pidfd.peek(fd)
+    except OSError:
+        return False
+    return re.search(rf"^Pid:\t{pid}$", info, re.MULTILINE) is not None

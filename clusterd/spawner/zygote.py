@@ -6,6 +6,7 @@ when it has reaped the middle, for before that the primary could not wait for th
 measured to lose exit statuses).
 """
 
+import errno
 import gc
 import os
 import resource
@@ -61,8 +62,7 @@ class Zygote:
         """Load, prove, fork; see the module."""
         request = self._load
         process.title(f"clusterd: {request.service} zygote {request.pool}/{request.generation}")
-        for name, (soft, hard) in request.rlimits.items():
-            resource.setrlimit(_LIMITS[name], (soft, hard))
+        self._limit()
         self._import()
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
@@ -76,6 +76,17 @@ class Zygote:
                     del self._pidfds[fd]
                     os.close(fd)
 
+    def _limit(self) -> None:
+        for name, (soft, hard) in self._load.rlimits.items():
+            try:
+                resource.setrlimit(_LIMITS[name], (soft, hard))
+            except (OSError, ValueError):
+                most = resource.getrlimit(_LIMITS[name])[1]
+                self._fail(
+                    f"limits.{name} = {hard} is above the hard limit that this process has, {most}; lower it, or raise"
+                    f" the service's own (LimitNOFILE and the like of a systemd unit, ulimit -H)"
+                )
+
     def _import(self) -> None:
         ours = frozenset({0, 1, 2, self._control.fileno(), *self._service_out})
         # CPython's own advice for copy-on-write (gc.freeze): no collection may leave holes before the freeze.
@@ -88,15 +99,13 @@ class Zygote:
                 app = self._load_app()
                 self._app = lambda: app
             except AppError as error:
-                self._say(wire.Failed("import", wire.clip(getattr(error, "report", str(error)))))
-                sys.exit(1)
+                self._fail(getattr(error, "report", str(error)))
             except BaseException:
-                self._say(wire.Failed("import", wire.clip(traceback.format_exc())))
-                sys.exit(1)
+                self._fail(traceback.format_exc())
             unsafe = why_unsafe(ours)
             if unsafe and self._load.preload == "auto":
                 self._say(wire.Unsafe(wire.clip(unsafe)))
-                sys.exit(0)
+                _end(0)
             self._app_fds = frozenset(process.open_fds()) - ours
             loaded = wire.Loaded(preloaded=True, unsafe=wire.clip(unsafe))
         else:
@@ -110,8 +119,18 @@ class Zygote:
     def _load_app(self) -> object:
         from ..worker import boot
 
-        app = load(self._load.target)
-        boot.check(app, self._load)
+        me = os.getpid()
+        try:
+            app = load(self._load.target)
+            boot.check(app, self._load)
+        finally:
+            if os.getpid() != me:
+                # It would go on as a second zygote, or a second worker, with the same sockets.
+                sys.stderr.write(
+                    f"clusterd: process {os.getpid()}, forked while {self._load.target} was imported, came back from"
+                    " the import; it ends here\n"
+                )
+                _end(1)
         return app
 
     def _serve(self, poll: select.poll) -> bool:
@@ -126,6 +145,8 @@ class Zygote:
         if not isinstance(request, wire.Spawn):
             return True
         try:
+            if packet.truncated:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pid, pidfd = self._fork(request, packet.fds)
         except OSError as error:
             self._say(wire.SpawnFailed(request.worker, f"fork failed: {error.strerror or error}"))
@@ -152,8 +173,12 @@ class Zygote:
                 answer = None
             finally:
                 os.waitpid(middle, 0)
-        if answer is None or not answer.fds:
-            raise OSError(0, answer.data.decode() if answer is not None else "the middle process died")
+        if answer is None:
+            raise OSError(0, "the middle process died")
+        if answer.truncated:  # the worker waits for its `go`, and ends when its channel does
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        if not answer.fds:
+            raise OSError(0, answer.data.decode())
         return int(answer.data), answer.fds[0]
 
     def _be_middle(
@@ -186,6 +211,10 @@ class Zygote:
         finally:
             os._exit(1)
 
+    def _fail(self, report: str) -> NoReturn:
+        self._say(wire.Failed("import", wire.clip(report)))
+        _end(1)
+
     def _say(self, answer: wire.Answer, *fds: int) -> None:
         try:
             packets.send(self._control, wire.encode(answer), fds, wait=True)
@@ -210,7 +239,16 @@ class Zygote:
             for pidfd, _ in ended:
                 poll.unregister(pidfd)
                 del self._pidfds[pidfd]
-        sys.exit(0)
+        _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    """End at once. sys.exit would wait for threads that the app has started, for ever as a rule."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _kill(pidfd: int, pid: int) -> None:

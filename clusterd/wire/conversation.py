@@ -55,9 +55,9 @@ class Conversation:
             received = self.channel.feed(data, fds)
         except PeerError:
             received = []
-        self._flush()
-        for message in received:
+        for message in received:  # before the flush, which may find the peer broken: what it said first counts
             self._on_message(message)
+        self._flush()
 
     def send(self, message: Any, fd: int | None = None, kind: str = NATIVE) -> bool:
         """Send; as :meth:`Channel.send`. The descriptor is the channel's from now on."""
@@ -79,6 +79,8 @@ class Conversation:
         if stream is not None and self.channel.broken is None:
             try:
                 for piece in self.channel.outgoing(stream.pending()):
+                    # False: the stream has ended, which its owner hears, or is over its limit, which is above the
+                    # channel's own and so never met first.
                     stream.write(piece.data, () if piece.fd is None else (piece.fd,))
             except PeerError:
                 pass  # told below

@@ -37,7 +37,7 @@ class Letter(NamedTuple):
 
 
 def pack(host: str, port: int, accepted_ns: int) -> bytes:
-    """Returns the message for one connection. The primary's hot path: a third of a microsecond.
+    """Returns the message for one connection. The primary's hot path: a quarter of a microsecond.
 
     Nothing is checked that the kernel vouches for: ``host`` and ``port`` are to come from ``accept``.
 

@@ -11,7 +11,8 @@ from ..errors import PeerError
 
 VERSION: Final = 1
 
-#: A report (a traceback as a rule) is cut in the middle to this many characters.
+#: A report (a traceback as a rule) is cut in the middle to this many bytes of JSON, in which one character may be
+#: twelve (two escapes) and with which one packet must do.
 MAX_REPORT: Final = 16_000
 
 
@@ -113,11 +114,19 @@ _NAMES: Final = {kind: name for table in (_REQUESTS, _ANSWERS) for name, kind in
 
 
 def clip(report: str, limit: int = MAX_REPORT) -> str:
-    """Cut a long report in the middle: its first line says what was tried, its last ones what went wrong."""
-    if len(report) <= limit:
-        return report
-    head, tail = limit // 4, limit - limit // 4
-    return f"{report[:head]}\n… {len(report) - limit} characters left out …\n{report[-tail:]}"
+    """Cut a long report in the middle: its first line says what was tried, its last ones what went wrong.
+
+    Args:
+        limit: bytes that it may be as JSON, a line that tells of the cut not counted.
+    """
+    kept = min(len(report), limit)
+    while True:
+        head, tail = report[: kept // 4], report[len(report) - (kept - kept // 4) :]
+        over = len(json.dumps(head)) + len(json.dumps(tail)) - len('""""') - limit
+        if over <= 0:
+            break
+        kept -= max(1, over // 12)
+    return report if kept == len(report) else f"{head}\n… {len(report) - kept} characters left out …\n{tail}"
 
 
 def encode(message: Request | Answer) -> bytes:
@@ -153,6 +162,6 @@ def read_answer(data: bytes) -> Answer:
         if type(value) is not expected or (expected is int and value < 0):
             raise PeerError(f"the zygote sent {name}={value!r} in {raw['op']}, where {expected} was expected")
         if expected is str:
-            fields[name] = clip(value)
+            fields[name] = clip(value, 2 * MAX_REPORT)  # what is cut already is let pass, with the line that says so
     answer: Answer = kind(**fields)
     return answer

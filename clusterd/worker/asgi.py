@@ -26,7 +26,7 @@ from .mailbox import Intake, Token
 from .options import HttpOptions, Inboxed
 from .protocols import Send, fit
 
-DATE_EVERY: Final = 1.0
+TICK: Final = 1.0
 """Seconds between two values of the ``Date`` header."""
 
 logger = logging.getLogger("clusterd")
@@ -82,7 +82,7 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         raise
     lifespan: Any = config.lifespan_class(config)
     await _start_lifespan(config, lifespan, link)
-    clock = _Clock(loop, connections.state, config)
+    clock = _Clock(loop, connections, config)
 
     def taken(sock: socket.socket, letter: Letter, token: Token) -> None:
         connections.adopt(sock, lifespan.state, token)
@@ -182,18 +182,19 @@ async def _start_lifespan(config: uvicorn.Config, lifespan: Any, link: Link) -> 
 
 
 class _Clock:
-    """Keeps uvicorn's default headers, ``Date`` among them, as uvicorn's server does."""
+    """What is done once a second: uvicorn's default headers, ``Date`` among them, and the sample of the load."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: Any, config: uvicorn.Config) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, connections: Connections, config: uvicorn.Config) -> None:
         self._loop = loop
-        self._state = state
+        self._connections = connections
         self._config = config
         self._timer: asyncio.TimerHandle | None = None
 
     def tick(self) -> None:
         date = formatdate(usegmt=True).encode()
-        self._state.default_headers = [(b"date", date), *self._config.encoded_headers]
-        self._timer = self._loop.call_later(DATE_EVERY, self.tick)
+        self._connections.state.default_headers = [(b"date", date), *self._config.encoded_headers]
+        self._connections.sample()
+        self._timer = self._loop.call_later(TICK, self.tick)
 
     def stop(self) -> None:
         if self._timer is not None:

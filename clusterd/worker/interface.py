@@ -19,7 +19,7 @@ class Judgement(NamedTuple):
     reason: str
 
 
-def judge(app: object) -> Judgement:
+def judge(app: Any) -> Judgement:
     """Look at how ``app`` can be called.
 
     ASGI 3 is called with scope, receive and send and gives an awaitable; ASGI 2 with scope alone and gives a callable;

@@ -130,12 +130,11 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
     count = owner.count
 
     def send(cycle: Any, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and not cycle.response_started:
+        if not cycle.response_started and message["type"] == "http.response.start":
             count(message["status"])
             if owner.draining:
                 message = owner.closing(cycle, message)
-        sent: Awaitable[None] = base_send(cycle, message)
-        return sent
+        return base_send(cycle, message)  # type: ignore[no-any-return]
 
     return type("WorkerCycle", (base,), {"send": send, "uvicorns_own": base})
 

@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 TO_TRY = (
     ("curl {app}/", "which worker answered? each new connection goes to the next"),
-    ("curl {app}/crash", "a worker dies; its slot is filled again at once"),
+    ("curl {app}/crash", "a worker dies; its slot is filled again, 0.2 s later"),
     ("kill -9 $(curl -s {app}/pid)", "the same from outside"),
     ("kill -TTIN {pid}; kill -TTOU {pid}", "one worker more, one fewer"),
     ("{clusterd} status", "what runs; also: status --json, health"),

@@ -185,7 +185,7 @@ class Load:
 
 def wrk(server: Server, *, connections: int, seconds: float = SECONDS, new_connections: bool) -> Load:
     """Load by wrk, keep-alive or a new connection a request."""
-    argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    argv = ["wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s"]
     if new_connections:
         argv += ["-H", "Connection: close"]
     text = subprocess.run([*argv, server.url], capture_output=True, text=True, check=True).stdout

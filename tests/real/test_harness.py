@@ -34,6 +34,7 @@ sys.exit(4 if "unclean" in sys.argv else 0)
 def standing_in(tmp_path: Path, run_dir: Path) -> Iterator[Launcher]:
     """A launcher whose ``python -m clusterd`` is the stand-in: a module in the working directory comes first."""
     (tmp_path / "clusterd").mkdir()
+    (tmp_path / "clusterd" / "__init__.py").touch()
     (tmp_path / "clusterd" / "__main__.py").write_text(STAND_IN)
     launcher = Launcher(tmp_path, run_dir)
     yield launcher

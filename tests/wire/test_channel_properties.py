@@ -81,6 +81,7 @@ fragments = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(fragments, st.integers(0, 3)), max_size=12), st.booleans())
 def test_any_bytes_give_messages_or_a_peer_error_and_every_descriptor_is_accounted_for(
     pieces: list[tuple[bytes, int]], handle_in_flight: bool
@@ -106,6 +107,7 @@ def test_any_bytes_give_messages_or_a_peer_error_and_every_descriptor_is_account
 messages = st.lists(st.tuples(json_values, st.booleans()), max_size=8)
 
 
+@settings(deadline=None)
 @given(messages, st.lists(st.integers(1, 60), min_size=1))
 def test_values_and_handles_survive_any_cutting(said: list[tuple[Any, bool]], sizes: list[int]) -> None:
     with nothing_left_open():
@@ -144,7 +146,8 @@ class Wire:
         self.chunks.append((piece.data, fd))
 
     def read(self, size: int) -> tuple[bytes, list[int]]:
-        data, fds = b"", []
+        data = b""
+        fds: list[int] = []
         while self.chunks and size and not fds:
             chunk, fd = self.chunks.popleft()
             if fd is not None:

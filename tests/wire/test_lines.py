@@ -7,7 +7,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.errors import PeerError
@@ -37,6 +37,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"")), max_size=8), st.lists(st.integers(0, 10**6)))
 def test_lines_come_out_as_they_went_in_however_they_are_cut(expected: list[bytes], places: list[int]) -> None:
     lines = Lines()
@@ -44,6 +45,7 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut(expected: list[byte
     assert [line for piece in cut(data, places) for line in lines.feed(piece)] == expected
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_any_value_survives_the_wire(value: object) -> None:
     line = encode(value)
@@ -52,12 +54,14 @@ def test_any_value_survives_the_wire(value: object) -> None:
     assert decode(line[:-1]) == value
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_what_is_sent_and_read_is_what_the_standard_library_reads_and_sends(value: object) -> None:
     assert json.loads(encode(value)) == value
     assert decode(json.dumps(value).encode()) == value
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(), st.text('[]{}",:\\ \n\t\rtruefalsn0123456789.eE+-u"\x00\ufeffNaIity').map(str.encode)))
 def test_any_bytes_are_a_value_or_a_peer_error(line: bytes) -> None:
     try:
@@ -103,7 +107,7 @@ def test_nesting_is_bounded_exactly_and_alike_both_ways() -> None:
     assert decode(encode(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
     with pytest.raises(TypeError, match=f"deeper than {MAX_DEPTH} levels"):
         encode(nested(MAX_DEPTH + 1))
-    wide = [[{}] for _ in range(10 * MAX_DEPTH)]
+    wide: list[object] = [[{}] for _ in range(10 * MAX_DEPTH)]
     assert decode(encode(wide)) == wide
     text = "[" * 10_000  # brackets in text are no nesting
     assert decode(encode([text])) == [text]

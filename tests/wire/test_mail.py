@@ -1,7 +1,7 @@
 """What is written on a connection handed over."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.errors import PeerError
@@ -17,6 +17,7 @@ ports = st.integers(0, 65535)
 times = st.integers(0, 2**64 - 1)
 
 
+@settings(deadline=None)
 @given(hosts, ports, times)
 def test_what_is_packed_is_what_is_read(host: str, port: int, accepted_ns: int) -> None:
     message = pack(host, port, accepted_ns)
@@ -25,6 +26,7 @@ def test_what_is_packed_is_what_is_read(host: str, port: int, accepted_ns: int) 
     assert message != PROBE
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=400).map(lambda rest: PROBE + rest)))
 def test_any_bytes_are_a_letter_or_a_peer_error(message: bytes) -> None:
     try:

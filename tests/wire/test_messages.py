@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.errors import PeerError
@@ -122,6 +122,7 @@ def over_the_wire(message: dict[str, Any]) -> Any:
     return read(received.message)
 
 
+@settings(deadline=None)
 @given(queries)
 def test_every_query_comes_over_as_it_was_asked(query: QueryServer) -> None:
     fields = {name: getattr(query, name) for name in QueryServer.__slots__ if name != "seq"}
@@ -132,6 +133,7 @@ def test_every_query_comes_over_as_it_was_asked(query: QueryServer) -> None:
     )
 
 
+@settings(deadline=None)
 @given(ints, texts, data, st.none() | st.integers(-200, 0), st.none() | st.tuples(st.ip_addresses().map(str), ints))
 def test_every_reply_comes_over_as_it_was_given(
     ack: int, key: str, data: dict[str, Any] | None, errno: int | None, sockname: tuple[str, int] | None
@@ -153,10 +155,11 @@ def test_our_own_acts_come_over() -> None:
 
 def test_a_report_is_cut_by_its_middle_and_can_be_printed_whoever_sent_it() -> None:
     report = "Traceback\n" + "x" * 100_000 + "\nValueError: \ud800"
-    for message in (
+    sent: tuple[dict[str, Any], ...] = (
         messages.failed("import", report),
         {"cmd": "NODE_CLUSTER", "act": "failed", "stage": "", "report": report},
-    ):
+    )
+    for message in sent:
         failed = over_the_wire(message)
         assert isinstance(failed, Failed)
         assert len(failed.report) == messages.MAX_REPORT
@@ -174,7 +177,7 @@ def test_node_may_say_backlog_as_it_likes() -> None:
 
 
 def test_what_is_not_for_us_is_ignored() -> None:
-    for message in (
+    ignored: list[object] = [
         None,
         7,
         "NODE_CLUSTER",
@@ -186,8 +189,8 @@ def test_what_is_not_for_us_is_ignored() -> None:
         {"cmd": "NODE_CLUSTER", "act": ["online"]},
         {"cmd": "NODE_CLUSTER", "ack": "1"},
         {"cmd": "NODE_CLUSTER", "ack": True},
-    ):
-        assert read(message) is None
+    ]
+    assert [read(message) for message in ignored] == [None] * len(ignored)
     assert read({"cmd": "NODE_CLUSTER", "ack": -1}) == Reply(-1)  # answers nothing: Channel says so
 
 
@@ -237,6 +240,7 @@ members = ["seq", "ack", "index", "address", "port", "addressType", "fd", "data"
 members += ["report", "settings", "accepted", "errno", "sockname", "readableAll"]
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries({"cmd": st.just("NODE_CLUSTER")}, optional=dict.fromkeys(members, values)),
     st.none() | st.sampled_from(list(messages.Act)) | values,

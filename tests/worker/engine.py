@@ -1,28 +1,34 @@
-"""Runs the engine in a process of its own, and plays its primary: the channel, the mailboxes, the scoreboard."""
+"""Runs the engine in a process of its own, and plays its primary: the channel, the mailboxes, the scoreboard.
+
+The process is a fork of this one, as a worker is one of its zygote: the imports take longer than a test.
+"""
 
 import asyncio
-import json
+import logging
 import os
 import select
+import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+import warnings
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
-from clusterd.unix import mail, scoreboard
+from clusterd.unix import mail, pidfd, process, scoreboard
 from clusterd.wire import mail as letters
 from clusterd.wire import messages
 from clusterd.wire.channel import Channel
 from clusterd.wire.rows import WORDS, Row
+from clusterd.worker import asgi
+from clusterd.worker.link import Link
+from clusterd.worker.options import HttpOptions, Inboxed
 
-ROOT = Path(__file__).parents[2]
 DEADLINE = 10.0
 IMPLEMENTATIONS = ("asyncio-h11", "uvloop-httptools")
 
@@ -64,7 +70,7 @@ async def app(scope, receive, send):
     path = scope["path"]
     if path == "/echo":
         return await reply(send, await body(receive))
-    if path == "/scope":
+    if path.endswith("/scope"):
         return await reply(send, repr((scope["client"], scope["scheme"], scope["root_path"])).encode())
     if path.startswith("/wait/"):
         await asyncio.wait_for(gates.setdefault(path[6:], asyncio.Event()).wait(), 20)
@@ -128,23 +134,20 @@ class Engine:
         self.control.settimeout(DEADLINE)
         self.channel = Channel()
         self.messages: list[Any] = []
-        spec = {
-            "implementation": implementation,
-            "app": app,
-            "options": options or {},
-            "boxes": [[f"http{number}", fd, [self.host, self.port]] for number, fd in enumerate(inboxes)],
-            "control": theirs.fileno(),
-            "board": board_fd,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"{prepare}\nfrom tests.worker.engine import main\nmain()", json.dumps(spec)],
-            pass_fds=[*inboxes, theirs.fileno(), board_fd],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self.out, out = os.pipe()
+        self.err, err = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            process.close_fds_except({0, 1, 2, theirs.fileno(), board_fd, *inboxes})
+            named = [Inboxed(f"http{n}", fd, (self.host, self.port)) for n, fd in enumerate(inboxes)]
+            _work(prepare, implementation, app, named, board_fd, theirs, HttpOptions(**options or {}))
+        self.pidfd = pidfd.open_pidfd(self.pid)
+        self.status: pidfd.ExitStatus | None = None
         theirs.close()
-        os.close(board_fd)
+        for fd in (board_fd, out, err):
+            os.close(fd)
         self.clients: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -153,10 +156,12 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        out, err = self.process.communicate()
-        if kind is not None:
-            print(out.decode(), err.decode(), sep="\n")
+        if self.status is None:
+            pidfd.send_signal(self.pidfd, signal.SIGKILL)
+            _, out, err = self.ended()
+            if kind is not None:
+                print(out, err, sep="\n")
+        os.close(self.pidfd)
         for client in self.clients:
             client.close()
         for outbox in self.outboxes:
@@ -184,7 +189,7 @@ class Engine:
     def ready(self) -> Self:
         """Waits until the worker serves."""
         if self.told(messages.Ready) is None:
-            pytest.fail(f"the worker ended: {self.process.communicate()}")
+            pytest.fail(f"the worker ended: {self.ended()}")
         return self
 
     def disconnect(self, *, close_boxes: bool = True) -> None:
@@ -200,9 +205,18 @@ class Engine:
             outbox.close()
 
     def ended(self, deadline: float = DEADLINE) -> tuple[int, str, str]:
-        """Waits for the end; exit code, standard output, standard error."""
-        out, err = self.process.communicate(timeout=deadline)
-        return self.process.returncode, out.decode(), err.decode()
+        """Waits for the end; exit code (negative: the signal), standard output, standard error."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        assert poll.poll(deadline * 1000), f"the worker did not end within {deadline} s"
+        self.status = pidfd.wait(self.pidfd)
+        assert self.status is not None
+        texts = []
+        for fd in (self.out, self.err):
+            with open(fd, encoding="utf-8") as stream:
+                texts.append(stream.read())
+        code = self.status.code if self.status.code is not None else -(self.status.signal or 0)
+        return code, texts[0], texts[1]
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -271,25 +285,39 @@ def timed(action: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def main(argv: Sequence[str] = sys.argv) -> None:
-    """The worker's process."""
-    spec = json.loads(argv[1])
-    if spec["implementation"] == "asyncio-h11":
-        for name in ("uvloop", "httptools"):
-            sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
-    from clusterd.worker import asgi
-    from clusterd.worker.link import Link
-    from clusterd.worker.options import HttpOptions, Inboxed
-
-    scope: dict[str, Any] = {"__name__": "the_app"}
-    exec(spec["app"], scope)
-    loop = asgi.new_event_loop()
-    asyncio.set_event_loop(loop)
-    assert type(loop).__module__.startswith(spec["implementation"].partition("-")[0])
-    control = socket.socket(fileno=spec["control"])
-    link = Link(loop, control, Channel(), [], worker=1, slot=0, pool="web", generation=1)
-    board = scoreboard.Board.attach(spec["board"], WORDS, writable=True)
-    boxes = [Inboxed(name, fd, (host, port)) for name, fd, (host, port) in spec["boxes"]]
-    options = HttpOptions(**spec["options"])
-    loop.run_until_complete(asgi.serve(scope["app"], boxes, board, link, options))
-    link.close()
+def _work(
+    prepare: str,
+    implementation: str,
+    app: str,
+    boxes: list[Inboxed],
+    board_fd: int,
+    control: socket.socket,
+    options: HttpOptions,
+) -> None:
+    """The worker's process; does not return."""
+    code = 1
+    try:
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        logging.getLogger().handlers.clear()  # pytest's
+        warnings.resetwarnings()
+        if implementation == "asyncio-h11":
+            for name in ("uvloop", "httptools"):
+                sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
+        exec(prepare, {})
+        scope: dict[str, Any] = {"__name__": "the_app"}
+        exec(app, scope)
+        loop = asgi.new_event_loop()
+        asyncio.set_event_loop(loop)
+        assert type(loop).__module__.startswith(implementation.partition("-")[0])
+        link = Link(loop, control, Channel(), [], worker=1, slot=0, pool="web", generation=1)
+        board = scoreboard.Board.attach(board_fd, WORDS, writable=True)
+        loop.run_until_complete(asgi.serve(scope["app"], boxes, board, link, options))
+        link.close()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
