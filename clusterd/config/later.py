@@ -39,7 +39,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
     Later("pools.NAME.scheduling", _any_of("least", "kernel", "none"), '"least", "kernel", "none"'),
-    Later("pools.NAME.steal_after"),
     Later("pools.NAME.spares"),
     Later("pools.NAME.ready_when", lambda value: value != "auto", 'all but "auto"'),
     Later("pools.NAME.stop_signal"),

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Child:
     pid: int = 0
     pidfd: int = -1
     ready: bool = False
+    draining: bool = False
 
     def row(self) -> tuple[int, ...]:
         """The scoreboard as it is now. Untrusted."""
@@ -86,7 +87,9 @@ class Children:
         on_message: called with worker, message and descriptor of every message of the app's; the descriptor is the
             callee's.
         on_broken: called with worker and sentence when a worker breaks the rules; it is killed then.
-        capture: whether output is captured, and how many of the last lines are kept.
+        capture: whether output is captured.
+        crash_lines: how many of its last lines are kept.
+        steal_after: by pool, seconds after which mail that a worker has not taken may go to others; 0 is never.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Children:
         on_broken: Callable[[int, str], None],
         capture: bool,
         crash_lines: int,
+        steal_after: Mapping[str, float],
     ) -> None:
         self.by_id: dict[int, Child] = {}
         self.reclaimed: dict[tuple[str, str], int] = {}
@@ -111,6 +115,9 @@ class Children:
         self._on_broken = on_broken
         self._capture = capture
         self._crash_lines = crash_lines
+        self._steal_after = steal_after
+        for dispatch in listeners.dispatch.values():
+            dispatch.thief.on_steal = self._stolen
         self._seq = itertools.count()  # Node counts its messages per process
 
     # -- birth ---------------------------------------------------------------------------------------------------
@@ -143,7 +150,8 @@ class Children:
                 writing, reading = mail.pair()
                 outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
                 ours += [outbox.close, inbox.close]
-                boxes[name], inboxes[name] = Box(command.worker, outbox), inbox
+                box = Box(command.worker, outbox, inbox, self._steal_after[command.pool])
+                boxes[name], inboxes[name] = box, inbox
                 theirs.append(os.dup(reading))
         except BaseException:
             for close in ours:
@@ -172,7 +180,7 @@ class Children:
             lambda received: self._heard(worker, received),
             lambda error: self._broken(worker, str(error)),
         )
-        stream = FdStream(self._loop, near, talk.data, lambda: self._hung_up(worker))
+        stream = FdStream(self._loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED)
         talk.attach(stream)
         child = Child(
             worker, command.pool, command.slot, command.generation, talk, stream, board, boxes, inboxes, last_lines
@@ -193,6 +201,8 @@ class Children:
         self._loop.add_reader(fd, self._ended, child)
         child.talk.send(messages.go())
         self._report(e.Spawned(worker))
+        if child.talk.channel.broken is not None:  # by whom, before there was a worker? It cannot be told to go
+            self.kill(worker)
 
     def unborn(self, worker: int) -> None:
         """It was not forked: what was made for it is closed."""
@@ -217,7 +227,7 @@ class Children:
         match message:
             case messages.Online():
                 self._report(e.Online(worker))
-            case messages.Ready() if child is not None and not child.ready:
+            case messages.Ready() if child is not None and not child.ready and not child.draining:
                 child.ready = True
                 for name, box in child.boxes.items():
                     self._listeners.dispatch[name].add(box)
@@ -246,13 +256,14 @@ class Children:
     def drain(self, worker: int) -> None:
         """Hand it nothing more, and ask it to end."""
         child = self.by_id[worker]
+        child.draining = True
         for dispatch in self._listeners.dispatch.values():
             dispatch.remove(worker)
         child.talk.send(messages.disconnect())
         child.close_mail()
         if not child.ready and child.pidfd >= 0:
             # It may be importing and deaf to its channel. SIGTERM ends an import, and asks a start-up politely.
-            pidfd.send_signal(child.pidfd, signal.SIGTERM)
+            self._signal(child, signal.SIGTERM)
 
     def kill(self, worker: int) -> bool:
         """SIGKILL to it and its process group; false if it is not known or not born."""
@@ -260,8 +271,15 @@ class Children:
         if child is None or child.pidfd < 0:
             return False
         pidfd.kill_group(child.pid)  # not reaped yet, so the number is still its own
-        pidfd.send_signal(child.pidfd, signal.SIGKILL)
+        self._signal(child, signal.SIGKILL)
         return True
+
+    def _signal(self, child: Child, number: signal.Signals) -> None:
+        try:
+            pidfd.send_signal(child.pidfd, number)
+        except PermissionError:
+            why = f"{number.name} is not permitted; a primary whose pool has another user needs CAP_KILL"
+            self._on_broken(child.id, why)
 
     # -- death ---------------------------------------------------------------------------------------------------
 
@@ -285,6 +303,9 @@ class Children:
         self._report(e.Exited(child.id, code, number))
         del self.by_id[child.id]
         child.release()
+
+    def _stolen(self, worker: int) -> None:
+        self._count(self.by_id[worker].pool, "blocked", 1)
 
     def _count(self, pool: str, reason: str, count: int) -> None:
         if count:

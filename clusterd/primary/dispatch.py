@@ -15,8 +15,9 @@ from typing import Final
 
 from ..errors import PeerError
 from ..unix import sockets, synfilter
-from ..unix.mail import Mail, Outbox, Posted
+from ..unix.mail import Inbox, Mail, Outbox, Posted
 from ..wire import mail as letters
+from .thief import Thief
 
 BATCH: Final = 16
 """Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
@@ -32,15 +33,24 @@ class Box:
 
     Attributes:
         handed: connections put into it so far.
+        posted: when each message that may still lie in it was posted, on the loop's clock; oldest first.
+        taken_at: when it was last seen that one had been taken.
+        robbed: out of the rotation until it has taken a probe.
+        steal_after: seconds that mail may lie in it before it may go to others; 0 is for ever.
     """
 
-    __slots__ = ("handed", "outbox", "queued", "worker")
+    __slots__ = ("handed", "inbox", "outbox", "posted", "queued", "robbed", "steal_after", "taken_at", "worker")
 
-    def __init__(self, worker: int, outbox: Outbox) -> None:
+    def __init__(self, worker: int, outbox: Outbox, inbox: Inbox | None = None, steal_after: float = 0.0) -> None:
         self.worker = worker
         self.outbox = outbox
+        self.inbox = inbox
         self.queued = outbox.queued
         self.handed = 0
+        self.posted: deque[float] = deque()
+        self.taken_at = 0.0
+        self.robbed = False
+        self.steal_after = steal_after if inbox is not None else 0.0
 
 
 class Dispatch:
@@ -77,6 +87,7 @@ class Dispatch:
         self._short = False
         self._closed: Callable[[], None] | None = None
         self._empty_seen = 0
+        self.thief = Thief(loop, self)
 
     # -- the rotation --------------------------------------------------------------------------------------------
 
@@ -84,6 +95,11 @@ class Dispatch:
         """The worker joins the rotation, at its end."""
         self._boxes.append(box)
         self._resume()
+
+    @property
+    def boxes(self) -> Sequence[Box]:
+        """The boxes in the rotation, in its order."""
+        return self._boxes
 
     def remove(self, worker: int) -> None:
         """The worker is handed nothing more."""
@@ -128,6 +144,8 @@ class Dispatch:
             if index >= count:
                 index -= count
             box = boxes[index]
+            if box.robbed:
+                continue
             queued = box.queued()
             if not queued:
                 self._after = index + 1 if index + 1 < count else 0
@@ -160,6 +178,15 @@ class Dispatch:
             if not self._hand(letters.pack(host, port, time.monotonic_ns()), fd, box):
                 return
 
+    def give(self, mail: Mail, box: Box) -> None:
+        """Hand on what was taken back from another's box, before anything that is accepted now."""
+        if mail.fd is not None and not self._hand(mail.payload, mail.fd, box):
+            self._held.rotate(1)  # it has waited longest of all that is held
+
+    def wake(self) -> None:
+        """A box is in the rotation again, or has room: look."""
+        self._resume()
+
     def _hand(self, letter: bytes, fd: int, box: Box) -> bool:
         """Post and close our copy; false if it had to be held, and accepting must wait."""
         posted = box.outbox.post(letter, fd)
@@ -167,6 +194,8 @@ class Dispatch:
             box.handed += 1
             self._next = self._after
             os.close(fd)
+            if box.steal_after:
+                self.thief.note(box)
             return True
         self._held.append((letter, fd))
         if posted is Posted.BROKEN:
@@ -202,7 +231,7 @@ class Dispatch:
             letter, fd = self._held.popleft()
             if not self._hand(letter, fd, box):
                 return
-        room = bool(self._boxes) and not self._held and any(not box.outbox.full for box in self._boxes)
+        room = not self._held and any(not box.robbed and not box.outbox.full for box in self._boxes)
         self._await_room(bool(self._boxes) and not room)
         self._watch(room)
         if self._closed is not None:
@@ -293,6 +322,7 @@ class Dispatch:
 
     def discard(self) -> int:
         """At the very end: close what was accepted and could be handed to nobody; returns how many."""
+        self.thief.close()
         count = len(self._held)
         while self._held:
             os.close(self._held.popleft()[1])

@@ -34,10 +34,13 @@ def open_all(
 ) -> None:
     """Handle every signal of the table from now on, those that waited blocked since the start among them.
 
+    SIGCHLD is set to its default: were it ignored, as some parents leave it, the kernel would throw statuses away.
+
     Args:
         report: takes the events.
         others: takes the signals that are no event.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # noqa: TID251  # no handler: neither of the two named instead does it
     for number, door in SIGNALS.items():
         if door.event is None:
             loop.add_signal_handler(number, others, number)

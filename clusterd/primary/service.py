@@ -6,6 +6,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,6 +90,7 @@ class Primary:
             on_broken=lambda worker, why: eyes.warn("worker_broken", why, worker=worker),
             capture=config.log.worker_output == "capture",
             crash_lines=config.log.crash_lines,
+            steal_after={name: pool.steal_after for name, pool in config.pools.items()},
         )
         self._executor = Executor(
             loop,
@@ -183,15 +185,18 @@ class Primary:
             return os.dup(1), os.dup(2)
         kept: deque[str] = deque(maxlen=self._config.log.crash_lines or 1)
         readers, writing = [], []
-        for stream in ("stdout", "stderr"):
-            reading, spare, write = output.pipe()
-            os.close(spare)
-            readers.append(
-                output.Output(
+        with ExitStack() as if_it_fails:
+            for stream in ("stdout", "stderr"):
+                reading, spare, write = output.pipe()
+                os.close(spare)
+                if_it_fails.callback(os.close, write)
+                reader = output.Output(
                     self._loop, reading, stream, lambda name, text: self._eyes.line(pool, None, None, name, text), kept
                 )
-            )
-            writing.append(write)
+                if_it_fails.callback(reader.close)
+                readers.append(reader)
+                writing.append(write)
+            if_it_fails.pop_all()
         self._zygote_outputs[pool] = readers
         return writing[0], writing[1]
 
@@ -205,5 +210,5 @@ class Primary:
     def _turn(self) -> None:
         """Once a second: the loop turns, and strays are looked for."""
         self._beat_at = self._loop.time()
+        self._beat = self._loop.call_later(BEAT, self._turn)  # first: whatever comes of the rest, the loop turns
         self._orphans.look()
-        self._beat = self._loop.call_later(BEAT, self._turn)

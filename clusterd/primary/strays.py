@@ -31,11 +31,14 @@ class Orphans:
         self._spawning = spawning
         self._tell = tell
         self._asked: set[int] = set()
+        # What was there before the primary, which an entry script started before its `exec`, is no worker's.
+        self._let_be = set(process.children())
 
     def look(self, *, now: bool = False) -> None:
         """Reap those that ended; ask the others to end, and when they are seen again make them.
 
-        As pid 1 the living are let be: who runs a command in a container has its children adopted by pid 1.
+        As pid 1 the living are let be: who runs a command in a container has its children adopted by pid 1. So are
+        those that were children of this process before it was a primary.
 
         Args:
             now: the primary ends: SIGKILL at once.
@@ -44,7 +47,12 @@ class Orphans:
             return
         known = set(self._known())
         seen: set[int] = set()
-        for pid in process.children():
+        try:
+            children = process.children()
+        except OSError:
+            return  # out of descriptors: there is a next time
+        self._let_be.intersection_update(children)
+        for pid in children:
             if pid in known:
                 continue
             try:
@@ -52,7 +60,7 @@ class Orphans:
                 if ended:
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
                     continue
-                if os.getpid() == 1:
+                if os.getpid() == 1 or pid in self._let_be:
                     continue
                 seen.add(pid)
                 if now or pid in self._asked:
@@ -60,8 +68,8 @@ class Orphans:
                 else:
                     self._tell(f"ending process {pid} ({_command(pid)}), which a dead worker left behind")
                     _signal(pid, signal.SIGTERM)
-            except (ChildProcessError, ProcessLookupError, PermissionError):
-                continue
+            except OSError:
+                continue  # gone since, another user's, or we are out of descriptors
         self._asked = seen
 
 

@@ -116,9 +116,9 @@ class ZygoteClient:
             return
         self._loop.add_reader(self._pidfd, self._ended)
         self._loop.add_reader(self._control, self._readable)
-        error = self._tell(self.plan.load, ())
-        if error is not None:
-            self._report = f"the zygote cannot be told what to load: {error}"
+        refused = self._tell(self.plan.load, ())
+        if refused is not None:
+            self._report = f"the zygote cannot be told what to load: {refused}"
             pidfd.send_signal(self._pidfd, signal.SIGKILL)
 
     def _exec(self) -> socket.socket:
@@ -183,13 +183,13 @@ class ZygoteClient:
                 self._owner.spawn_failed(worker, f"no descriptors for a new worker: {error.strerror}", False)
                 continue
             self._flying.add(worker)
-            error = self._tell(parts.request, parts.fds)
+            refused = self._tell(parts.request, parts.fds)
             for fd in parts.fds:
                 os.close(fd)
-            if error is not None:
+            if refused is not None:
                 self._flying.discard(worker)
                 # Unless it is the machine that is short, the zygote is gone or stuck, and of no more use.
-                to_blame = getattr(error, "errno", None) not in _SHORT
+                to_blame = getattr(refused, "errno", None) not in _SHORT
                 self._owner.spawn_failed(worker, f"the zygote does not take requests: {error}", to_blame)
 
     def _tell(self, request: wire.Request, fds: Sequence[int]) -> Exception | None:

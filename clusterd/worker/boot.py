@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import NoReturn
 
 from ..errors import AppError, PeerError
@@ -89,12 +90,13 @@ def run(birth: Birth) -> NoReturn:
     os.setpgid(0, 0)
     signals.reset_all()
     channel_fd, board_fd, *rest = birth.fds
-    held = _take_over_output(rest) if request.captured else ()
-    box_fds = rest[len(held) * 2 :]
+    held = _take_over_output(rest) if request.captured else None
+    box_fds = rest[0 if held is None else 4 :]
     boxes = [
         Inboxed(str(name), fd, (host, port)) for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
     ]
-    process.close_fds_except({0, 1, 2, channel_fd, board_fd, *held, *box_fds, *birth.service_out, *birth.app_fds})
+    keep = {0, 1, 2, channel_fd, board_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
+    process.close_fds_except(keep)
     process.set_oom_score_adj(OOM_SCORE)
     process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
     # -- the primary's `go` says that our parent is the right one by now. Without it nobody knows of us: end.
@@ -108,9 +110,13 @@ def run(birth: Birth) -> NoReturn:
         os._exit(0)
     # -- from here on this is a process like any other.
     random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    seed = getattr(sys.modules.get("numpy.random"), "seed", None)
+    if seed is not None:
+        seed()
+    # Who it is, for the app's own use; Node's NODE_UNIQUE_ID would make a cluster worker of every Node child it starts.
+    os.environ["CLUSTERD_WORKER_ID"] = str(request.worker)
+    os.environ["CLUSTERD_SLOT"] = str(request.slot)
+    os.environ["CLUSTERD_GENERATION"] = str(load.generation)
     gc.enable()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a pipe would be block-buffered, and its lines come late
@@ -125,9 +131,10 @@ def run(birth: Birth) -> NoReturn:
         loop, sock, channel, early, worker=request.worker, slot=request.slot, pool=load.pool, generation=load.generation
     )
     link.current = control
-    control.on_primary_gone(lambda: _give_output_back(request.captured, birth.service_out))
+    give_back = _Output(held, birth.service_out).give_back
+    control.on_primary_gone(give_back)
     control.online()
-    _end(_serve(loop, control, board, birth, boxes))
+    _end(_serve(loop, control, board, birth, boxes, give_back))
 
 
 def _take_over_output(rest: list[int]) -> tuple[int, int]:
@@ -141,11 +148,30 @@ def _take_over_output(rest: list[int]) -> tuple[int, int]:
     return out_read, err_read
 
 
-def _give_output_back(captured: bool, service_out: tuple[int, int]) -> None:
-    """The primary is gone and with it whoever read the pipes: the service's own streams take their place."""
-    if captured:
-        os.dup2(service_out[0], 1)
-        os.dup2(service_out[1], 2)
+class _Output:
+    """Where this worker prints to when the primary is gone, and with it whoever read the pipes.
+
+    Args:
+        held: the pipes' reading ends, non-blocking; ``None`` if output is not captured.
+        service_out: the service's own standard output and error.
+    """
+
+    def __init__(self, held: tuple[int, int] | None, service_out: tuple[int, int]) -> None:
+        self._held = held
+        self._service_out = service_out
+
+    def give_back(self) -> None:
+        """Put the service's own streams over 1 and 2, and pass on what lies in the pipes. The first time only."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        for ours, reading, service in zip((1, 2), held, self._service_out, strict=True):
+            os.dup2(service, ours)
+            try:
+                while data := os.read(reading, 65536):
+                    os.write(service, data)
+            except OSError:
+                continue  # that was all, or nobody hears the service itself
 
 
 def _wait_for_go(sock: socket.socket, channel: Channel) -> list[Received] | None:
@@ -169,6 +195,7 @@ def _serve(
     board: scoreboard.Board,
     birth: Birth,
     boxes: list[Inboxed],
+    give_back: Callable[[], None],
 ) -> int:
     """Import if that is still to be done, serve until drained; returns the exit code."""
     try:
@@ -180,6 +207,14 @@ def _serve(
         return EXIT_BOOT
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, control, birth.load.primary_pid)
+
+    def orphaned(number: int, frame: FrameType | None) -> None:
+        # The loop hears of the signal as always. But it may stand in a `print`, in a pipe that is full and that nobody
+        # reads any more: this interrupts the write, which Python then repeats, with what descriptor 1 is by then.
+        if os.getppid() != birth.load.primary_pid:
+            give_back()
+
+    signal.signal(signal.SIGTERM, orphaned)  # noqa: TID251  # after the loop's, whose own is empty and restarts writes
     options = HttpOptions(**birth.load.engine)
     try:
         return loop.run_until_complete(_main(app, boxes, board, control, options))

@@ -4,16 +4,18 @@ A state is a canonical snapshot: times relative to now and cut off where the rul
 age. What is left out of it is for eyes only (counters, times in facts).
 """
 
+import copyreg
 import pickle
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from clusterd.core import commands as c
 from clusterd.core import events as e
 from clusterd.core import facts as f
 from clusterd.core.lifecycle import State, Worker
-from clusterd.core.policy import ServicePolicy
+from clusterd.core.moment import Moment
+from clusterd.core.policy import PoolPolicy, ServicePolicy, StopPolicy
 from clusterd.core.pool import Pool
 from clusterd.core.shutdown import Phase
 from clusterd.core.supervisor import LATE
@@ -50,8 +52,7 @@ class Small(World):
         for option in super().options():
             if option.name.endswith(UNSEEN):
                 continue
-            outlasts = option.name == "tick" and self._outlasts_kill()
-            kind = "bad" if outlasts else option.kind
+            kind = "bad" if option.name == "tick" and self._something_hangs() else option.kind
             if kind != "bad" or self.faults:
                 yield Option(option.name, kind, option.act)
         if self.exit is not None:
@@ -66,10 +67,14 @@ class Small(World):
         if self.stop_began is None and (due is None or due > self.now + rest):
             yield Option("time passes", "good", lambda: self.rest(rest))
 
-    def _outlasts_kill(self) -> bool:
-        """The next tick finds a process that SIGKILL has not ended for long."""
-        workers, due = self.supervisor._workers.table.values(), self.supervisor.deadline()
-        return any(worker.state is State.KILLING and worker.until == due for worker in workers)
+    def _something_hangs(self) -> bool:
+        """The next tick finds a start that takes too long, or a process that SIGKILL has not ended for long."""
+        due = self.supervisor.deadline()
+        workers = self.supervisor._workers.table.values()
+        zygotes = [pool.zygote.until for pool in self.supervisor._pools.values()]
+        killed = [worker.until for worker in workers if worker.state is State.KILLING]
+        starting = [worker.until for worker in workers if worker.state in (State.SPAWNING, State.BOOTING)]
+        return due in killed or (self.stop_began is None and (due in starting or due in zygotes))
 
     def ask(self) -> None:
         event, *rest = self.plan
@@ -198,6 +203,10 @@ class Explored:
             names.append(name)
         return names[::-1]
 
+    def shortest(self, states: set[Hashable]) -> str:
+        """The shortest history that leads to one of them."""
+        return "".join(f"\n  {name}" for name in min(map(self.history, states), key=len))
+
     def cannot_reach(self, goals: set[Hashable], kinds: Iterable[str]) -> set[Hashable]:
         """The states from which no goal can be reached by what happens of these kinds."""
         allowed = set(kinds)
@@ -256,4 +265,27 @@ def _discover(found: Explored, world: Small, parent: tuple[Hashable, str] | None
         found.ended.add(state)
     elif view.phase == Phase.RUNNING:
         found.running.add(state)
-    return state, pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
+    return state, _freeze(world)
+
+
+def _freeze(world: Small) -> bytes:
+    """A copy to go on from. Outputs are of the past, and policies are shared: copying them would be most of the cost."""
+    world.commands, world.facts, world.supervisor._moment = [], [], Moment(world.supervisor._moment.now)
+    return pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
+
+
+_policies: list[object] = []
+
+
+def _share(policy: object) -> tuple[Callable[[int], object], tuple[int]]:
+    if policy not in _policies:
+        _policies.append(policy)
+    return _shared, (_policies.index(policy),)
+
+
+def _shared(index: int) -> object:
+    return _policies[index]
+
+
+for kind in (ServicePolicy, PoolPolicy, StopPolicy, e.Scale, e.Stop):
+    copyreg.pickle(kind, _share)

@@ -192,12 +192,24 @@ class Engine:
             pytest.fail(f"the worker ended: {self.ended()}")
         return self
 
-    def disconnect(self, *, close_boxes: bool = True) -> None:
-        """Begins the drain, as a primary does."""
+    def drain(self, *, more_mail: bool = False) -> None:
+        """Begins the drain, as a primary does, and waits until it has begun.
+
+        Args:
+            more_mail: the mailboxes stay open; ``end_mail`` closes them.
+        """
         self.channel.send(messages.disconnect())
         for piece in self.channel.outgoing():
             self.control.sendall(piece.data)
-        if close_boxes:
+        closes = False
+        while not closes:  # a response says so
+            connection = self.http()
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            response.read()
+            closes = response.getheader("connection") == "close"
+            connection.close()
+        if not more_mail:
             self.end_mail()
 
     def end_mail(self) -> None:
@@ -254,7 +266,7 @@ class Engine:
     def get(self, path: str = "/") -> HTTPResponse:
         """One request on a connection of its own."""
         connection = self.http()
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse()
 
     def row(self, word: Row) -> int:

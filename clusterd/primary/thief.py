@@ -1,0 +1,114 @@
+"""Takes the mail of blocked workers back for others, by the rule of :mod:`clusterd.core.stealing`.
+
+While mail lies in any box somebody looks, every half ``steal_after``; a service without load costs nothing.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..core.stealing import BoxView, Probe, Steal, steals
+from ..unix import mail
+from ..wire import mail as letters
+
+if TYPE_CHECKING:
+    from .dispatch import Box, Dispatch
+
+#: The shortest time between two looks, in seconds: at a hundred a second they cost less than one connection each.
+SHORTEST = 0.005
+
+
+def _charge() -> int:
+    """What the kernel charges a box for one message: our letters are all of the same small size class."""
+    writing, reading = mail.pair()
+    outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
+    try:
+        outbox.post(letters.pack("0000:0000:0000:0000:0000:0000:0000:0000", 65535, 0))
+        return outbox.queued()
+    finally:
+        outbox.close()
+        inbox.close()
+
+
+class Thief:
+    """Looks after the boxes of one listener.
+
+    Args:
+        loop: the primary's loop.
+        dispatch: whose boxes; what is stolen is handed on through it.
+
+    Attributes:
+        on_steal: called with the id of the worker that had not taken it, for each connection taken back.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: "Dispatch") -> None:
+        self.on_steal: Callable[[int], None] = lambda worker: None
+        self._loop = loop
+        self._dispatch = dispatch
+        self._timer: asyncio.TimerHandle | None = None
+        self._charge = 0
+
+    def note(self, box: "Box") -> None:
+        """Something was posted to the box."""
+        box.posted.append(self._loop.time())
+        if self._timer is None:
+            self._timer = self._loop.call_later(max(SHORTEST, box.steal_after / 2), self._look)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        boxes = {box.worker: box for box in self._dispatch.boxes if box.steal_after}
+        for box in boxes.values():
+            self._see(box, now)
+        views = [BoxView(b.worker, tuple(b.posted), b.taken_at, b.robbed, b.steal_after) for b in boxes.values()]
+        for move in steals(views, now):
+            match move:
+                case Steal(victim, taker):
+                    self._steal(boxes[victim], boxes[taker])
+                case Probe(worker):
+                    self._probe(boxes[worker], now)
+        waiting = [box.steal_after for box in boxes.values() if box.posted or box.robbed]
+        if waiting and self._timer is None:
+            self._timer = self._loop.call_later(max(SHORTEST, min(waiting) / 2), self._look)
+
+    def _see(self, box: "Box", now: float) -> None:
+        """How much of what was posted is still there, told by what the kernel charges for it."""
+        self._charge = self._charge or _charge()
+        untaken = -(-box.queued() // self._charge)
+        if len(box.posted) > untaken:
+            box.taken_at = now
+            while len(box.posted) > untaken:
+                box.posted.popleft()
+            if box.robbed and not box.posted:
+                box.robbed = False  # it has taken the probe: it works again
+                self._dispatch.wake()
+
+    def _steal(self, victim: "Box", taker: "Box") -> None:
+        assert victim.inbox is not None
+        try:
+            got = victim.inbox.take()
+        except (EOFError, OSError):
+            return  # its worker has shut it down, which the next post will tell
+        if got is None:
+            return  # it has taken it this very moment
+        if victim.posted:
+            victim.posted.popleft()
+        victim.robbed = True
+        if got.fd is None:
+            return  # a probe of ours
+        if got.truncated:
+            os.close(got.fd)
+            return
+        self.on_steal(victim.worker)
+        self._dispatch.give(got, taker)
+
+    def _probe(self, box: "Box", now: float) -> None:
+        if box.outbox.post(letters.PROBE) is mail.Posted.SENT:
+            box.posted.append(now)

@@ -1,0 +1,88 @@
+"""Every history of one and of two workers: nothing forbidden happens, and what ought to be can always still be reached.
+
+The invariants of single moments stand as sentences in ``tests/world.py`` (``obey``, ``check``) and in ``explore.py``.
+"""
+
+import pytest
+
+from clusterd.core import events as e
+from clusterd.core import policy
+from clusterd.core.policy import OnGiveUp, PoolPolicy
+from tests.model.explore import Small, explore
+from tests.world import pool_policy, service_policy
+
+UP, DOWN = e.Scale("web", 1), e.Scale("web", -1)
+STOP, NOW = e.Stop(), e.Stop(now=True)
+
+
+def small(workers: int, on_give_up: OnGiveUp = OnGiveUp.PROBE, name: str = "web", min_ready: int = 1) -> PoolPolicy:
+    """Whole seconds and short rows, so that the states are few."""
+    return pool_policy(
+        name,
+        workers,
+        min_ready,
+        start_timeout=2.0,
+        rapid_exit=1.0,
+        initial_delay=1.0,
+        max_delay=2.0,
+        give_up_after=2,
+        on_give_up=on_give_up,
+        healthy_after=2.0,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fractions would make every state a new one; that a delay has its jitter is seen in ``tests/core``."""
+    monkeypatch.setattr(policy, "jitter", lambda *key: 0.0)
+
+
+def prove(world: Small) -> None:
+    found = explore(world)
+    stuck = found.cannot_reach(found.goals, ("good", "owed"))
+    assert not stuck, f"the wanted number cannot be reached after {found.shortest(stuck)}"
+    endless = found.cannot_reach(found.ended, ("owed",)) - found.running
+    if world.policy.stop.drain_timeout:
+        assert not endless, f"a stop does not end by itself after {found.shortest(endless)}"
+
+
+@pytest.mark.parametrize("on_give_up", OnGiveUp)
+def test_one_worker_comes_back_after_any_two_mishaps(on_give_up: OnGiveUp) -> None:
+    prove(Small(service_policy(small(1, on_give_up), drain_timeout=2.0, linger=0.0), (), faults=2))
+
+
+@pytest.mark.parametrize("plan", [(STOP, STOP), (STOP, NOW), (NOW,), (UP, DOWN), (UP, STOP)], ids=str)
+def test_one_worker_under_an_operator_and_one_mishap(plan: tuple[e.Event, ...]) -> None:
+    prove(Small(service_policy(small(1), drain_timeout=2.0, linger=0.0), plan, faults=1))
+
+
+def test_one_worker_with_a_lame_duck() -> None:
+    prove(Small(service_policy(small(1), lame_duck=1.0, drain_timeout=2.0, linger=1.0), (STOP, STOP), faults=1))
+
+
+def test_one_worker_with_an_unbounded_drain_ends_when_asked_twice() -> None:
+    prove(Small(service_policy(small(1), drain_timeout=0.0, linger=0.0), (STOP, STOP), faults=1))
+
+
+def test_two_workers_come_back_after_any_mishap() -> None:
+    prove(Small(service_policy(small(2, min_ready=2), drain_timeout=2.0, linger=0.0), (), faults=1))
+
+
+@pytest.mark.parametrize("plan", [(STOP, STOP), (DOWN, UP), (DOWN, STOP)], ids=str)
+def test_two_workers_under_an_operator(plan: tuple[e.Event, ...]) -> None:
+    prove(Small(service_policy(small(2), drain_timeout=2.0, linger=0.0), plan, faults=0))
+
+
+def test_two_pools_of_one_worker_and_one_mishap() -> None:
+    pools = small(1), small(1, OnGiveUp.EXIT, name="cpu")
+    prove(Small(service_policy(*pools, drain_timeout=2.0, linger=0.0), (), faults=1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("workers", "plan", "faults"),
+    [(1, (), 3), (1, (STOP, STOP), 2), (1, (DOWN, UP), 2), (2, (), 2), (2, (DOWN, UP), 1), (2, (STOP,), 1)],
+)
+def test_more_mishaps(workers: int, plan: tuple[e.Event, ...], faults: int) -> None:
+    prove(Small(service_policy(small(workers), drain_timeout=2.0, linger=0.0), plan, faults))
