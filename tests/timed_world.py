@@ -25,7 +25,7 @@ class Habits:
     life: float | None = None  # from ready to a crash
     drain_time: float | None = 0.1
     kill_time: float = 0.01
-    close_time: float = 0.01
+    close_time: float | None = 0.01
 
 
 class TimedWorld(World):

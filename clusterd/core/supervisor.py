@@ -149,13 +149,13 @@ class Supervisor:
             if failure is not None:
                 self._shutdown.fail(failure, self._serving(), moment)
         self._shutdown.proceed(self._serving(), self._hopeless(), moment)
+        if self._shutdown.phase is Phase.ENDING:
+            self._workers.kill_all(moment)
         for pool in self._pools.values():
             if not self._shutdown.workers_wanted:
                 pool.resize(0)
             for step in converge(pool, moment.now):
                 self._take(pool, step, moment)
-        if self._shutdown.phase is Phase.ENDING:
-            self._workers.kill_all(moment)
         self._judge_readiness(moment)
         if not self._shutdown.workers_wanted:
             self._finish(moment)

@@ -62,13 +62,16 @@ def ended(pool: Pool, report: str, moment: Moment) -> None:
     zygote = pool.zygote
     if zygote.state is ZygoteState.ABSENT:
         return
+    by_itself = zygote.state is not ZygoteState.STOPPING
     zygote.state, zygote.until = ZygoteState.ABSENT, None
     if not pool.wanted or pool.halted:
         return  # as it should be
     policy = pool.policy.restart
     if zygote.overdue:
         report = f"it had not imported the app within {pool.policy.start_timeout:g}s\n{report}".rstrip()
-    healthy = zygote.ready_at is not None and moment.now - zygote.ready_at >= policy.healthy_after
+    ready_for = None if zygote.ready_at is None else moment.now - zygote.ready_at
+    # One that had to be stopped had lived for nothing, however long it hung in its fork.
+    healthy = by_itself and ready_for is not None and ready_for >= policy.healthy_after
     zygote.row = 0 if healthy else zygote.row + 1
     delay = backoff(policy, zygote.row, pool.seed, pool.name, "zygote")
     zygote.next_start = moment.now + delay
@@ -82,5 +85,4 @@ def ended(pool: Pool, report: str, moment: Moment) -> None:
         retry = max(0.0, pool.probe_at - moment.now) if pool.ever_ready else None
     else:
         retry = delay
-    was_ready = zygote.ready_at is not None
-    moment.facts += [f.ZygoteEnded(pool.name, pool.generation, was_ready, report, retry), *counted]
+    moment.facts += [f.ZygoteEnded(pool.name, pool.generation, ready_for is not None, report, retry), *counted]

@@ -49,9 +49,9 @@ class Thief:
         self._timer: asyncio.TimerHandle | None = None
         self._charge = 0
 
-    def note(self, box: "Box") -> None:
+    def note(self, box: "Box", now: float) -> None:
         """Something was posted to the box."""
-        box.posted.append(self._loop.time())
+        box.posted.append(now)
         if self._timer is None:
             self._timer = self._loop.call_later(max(SHORTEST, box.steal_after / 2), self._look)
 

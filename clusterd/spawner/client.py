@@ -190,7 +190,7 @@ class ZygoteClient:
                 self._flying.discard(worker)
                 # Unless it is the machine that is short, the zygote is gone or stuck, and of no more use.
                 to_blame = getattr(refused, "errno", None) not in _SHORT
-                self._owner.spawn_failed(worker, f"the zygote does not take requests: {error}", to_blame)
+                self._owner.spawn_failed(worker, f"the zygote does not take requests: {refused}", to_blame)
 
     def _tell(self, request: wire.Request, fds: Sequence[int]) -> Exception | None:
         assert self._control is not None

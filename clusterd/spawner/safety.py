@@ -5,6 +5,7 @@ descriptors (a database connection, an epoll set) is then used by N processes at
 """
 
 import os
+import threading
 from collections.abc import Collection
 
 from ..unix import process
@@ -25,7 +26,9 @@ def why_unsafe(ours: Collection[int]) -> str:
     os.waitpid(trial, 0)
     others = [(tid, name) for tid, name in process.tasks() if tid != os.getpid()]
     if others:
-        names = ", ".join(f"{name} ({tid})" for tid, name in others[:5])
+        # The kernel's name of a thread is its creator's, which is our title, unless a library has set it.
+        known = {thread.native_id: thread.name for thread in threading.enumerate()}
+        names = ", ".join(f"{known.get(tid, name)} ({tid})" for tid, name in others[:5])
         return f"importing the app started {len(others)} thread(s) that a fork would lose: {names}"
     for fd, what in sorted(process.open_fds().items()):
         if fd in ours:

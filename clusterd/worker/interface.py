@@ -30,6 +30,8 @@ def judge(app: Any) -> Judgement:
     if inspect.isclass(app):
         return _judge_class(app)
     call = _called(app)
+    if inspect.isbuiltin(call):
+        return Judgement(None, "auto", "it is a builtin function")
     asynchronous = inspect.iscoroutinefunction(inspect.unwrap(call)) or inspect.iscoroutinefunction(call)
     try:
         signature = inspect.signature(app)
@@ -38,9 +40,7 @@ def judge(app: Any) -> Judgement:
     if asynchronous:
         if _takes(signature, 3):
             return Judgement("asgi", "asgi3", "it is a coroutine function of scope, receive and send")
-        return Judgement(
-            None, "auto", f"it is a coroutine function, but is called as {signature}, not with three arguments"
-        )
+        return Judgement(None, "auto", f"it is a coroutine function, but of {signature}: ASGI has scope, receive, send")
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
         return Judgement(None, "auto", f"it takes whatever it is given, {signature}, so nothing can be told")
     if _takes(signature, 2):

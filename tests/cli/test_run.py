@@ -19,6 +19,7 @@ from clusterd.cli import cli
 from clusterd.cli.run import make_run_dir
 from clusterd.errors import HostError
 from tests.real.harness import HELLO, Launcher, Service
+from tests.real.playground import last_words
 
 DEADLINE = 20.0
 OTHER_UID = 12345
@@ -242,7 +243,7 @@ def test_a_taken_monitoring_port_of_a_file_is_an_error(launcher: Launcher) -> No
         launcher.configuration({"monitoring": {"address": f"127.0.0.1:{port}"}})
         service = launcher.run("--config", "clusterd.toml")
         assert service.wait_exit() == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in service.records[-1]["raw"]
+    assert f"cannot listen on 127.0.0.1:{port}" in last_words(service)[-1]
 
 
 def test_a_stale_control_socket_is_removed(launcher: Launcher) -> None:

@@ -131,7 +131,7 @@ def snapshot(world: Small) -> Hashable:
             for p in world.processes.values()
         ),
         (world.closing, world.closed, world.exit is None, len(world.plan), world.faults, world.slept),
-        None if world.stop_began is None else now - world.stop_began,
+        now - world.stop_began if world.stop_began is not None and world.policy.stop.drain_timeout else None,
     )
 
 
@@ -269,7 +269,7 @@ def _discover(found: Explored, world: Small, parent: tuple[Hashable, str] | None
 
 
 def _freeze(world: Small) -> bytes:
-    """A copy to go on from. Outputs are of the past, and policies are shared: copying them would be most of the cost."""
+    """A copy to go on from. Outputs are of the past and policies are shared: to copy them would be most of the cost."""
     world.commands, world.facts, world.supervisor._moment = [], [], Moment(world.supervisor._moment.now)
     return pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
 

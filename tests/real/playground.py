@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.real.clients import fetch, split
+from tests.real.harness import Launcher, Service, Settings
 
 APP = r'''
 import asyncio, json, os, signal, sys, time
@@ -91,6 +92,12 @@ class App:
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
         await self.answer("leaving")
 
+    async def block(self):
+        """Turns the loop for nobody."""
+        print("begun", flush=True)
+        time.sleep(self.number("s"))
+        await self.answer("blocked")
+
     async def stuck(self):
         """Neither drains nor yields to anything but SIGKILL."""
         print("begun", flush=True)
@@ -113,7 +120,7 @@ class App:
 PATHS = {
     "/": App.index, "/pid": App.pid, "/state": App.state, "/scope": App.scope_, "/status": App.status,
     "/sleep": App.sleep, "/echo": App.echo, "/duplex": App.duplex, "/stream": App.stream, "/fail": App.fail,
-    "/exit": App.exit, "/segv": App.segv, "/leave": App.leave, "/stuck": App.stuck, "/write": App.write,
+    "/exit": App.exit, "/segv": App.segv, "/leave": App.leave, "/stuck": App.stuck, "/block": App.block, "/write": App.write,
     "/flood": App.flood,
 }
 
@@ -148,6 +155,19 @@ LIVES = {
     "pools": {"web": {"restart": {"initial_delay": "50ms", "max_delay": "200ms", "healthy_after": "0s"}}},
 }
 """Settings for tests in which workers are killed on purpose: no crash loop to be tamed, so no long back-off."""
+
+
+def up(launcher: Launcher, settings: Settings | None = None, *, workers: int = 1, app: str = APP) -> Service:
+    """A service of this app of which every worker is ready, and the log says so: READY=1 may outrun the log."""
+    service = launcher.start(app, settings, workers=workers)
+    service.wait_log("worker_ready", count=workers)
+    service.wait_log("service_ready")
+    return service
+
+
+def last_words(service: Service) -> list[str]:
+    """What an ended service wrote beside its log: the two streams are read apart, so it may stand anywhere in it."""
+    return [record["raw"] for record in service.records if "raw" in record]
 
 
 class Answers:

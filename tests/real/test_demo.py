@@ -19,7 +19,10 @@ EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 def demo(launcher: Launcher) -> Service:
     """The demo with its own configuration, but for its ports and its run directory."""
     own = {"PORT": "0", "MONITORING_PORT": "0", "RUNTIME_DIRECTORY": str(launcher.run_dir)}
-    return launcher.run("--config", str(EXAMPLES / "demo.toml"), env=own).wait_ready()
+    service = launcher.run("--config", str(EXAMPLES / "demo.toml"), env=own).wait_ready()
+    for slot in range(4):  # READY means the first of them; the turn goes over those that are ready
+        service.wait_log("worker_ready", slot=slot)
+    return service
 
 
 @pytest.fixture(scope="module")

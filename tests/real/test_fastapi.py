@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from tests.real.clients import split
 from tests.real.harness import Launcher, Service
 
-SHOP = '''
+SHOP = """
 import asyncio, os
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -89,7 +89,7 @@ async def chat(websocket: WebSocket) -> None:
             await websocket.send_json({"said": await websocket.receive_text()})
     except WebSocketDisconnect:
         print("chat left", flush=True)
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -107,9 +107,7 @@ def test_a_websocket_answers_text_and_bytes_and_closes_as_asked(served: Service)
 def test_what_a_trusted_proxy_says_of_the_client_is_believed(served: Service) -> None:
     with served.client() as client:
         plain = ask(client, "/scope").json()
-        proxied = ask(
-            client, "/scope", headers={"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
-        ).json()
+        proxied = ask(client, "/scope", headers={"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}).json()
     assert plain["client"][0] == "127.0.0.1"
     assert plain["scheme"] == "http"
     assert proxied["client"][0] == "203.0.113.7"

