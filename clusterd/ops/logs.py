@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from structlog.dev import ConsoleRenderer
-from structlog.processors import JSONRenderer, LogfmtRenderer
 
 from clusterd.core import facts as f
 from clusterd.ops.crash import CrashReport, worker_report, zygote_report
 from clusterd.ops.records import LEVELS, record_of, status_records
+from clusterd.ops.rendering import ConsoleRenderer, JSONRenderer, LogfmtRenderer
 from clusterd.ops.source import Source
 from clusterd.ops.writer import MAX_BYTES, MAX_RECORDS, Record, Writer
 

@@ -102,6 +102,7 @@ class Zygote:
                 self._fail(getattr(error, "report", str(error)))
             except BaseException:
                 self._fail(traceback.format_exc())
+            _recover()
             unsafe = why_unsafe(ours)
             if unsafe and self._load.preload == "auto":
                 self._say(wire.Unsafe(wire.clip(unsafe)))
@@ -110,8 +111,12 @@ class Zygote:
             loaded = wire.Loaded(preloaded=True, unsafe=wire.clip(unsafe))
         else:
             loaded = wire.Loaded(preloaded=False)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # the app may have taken it away
+                stream.flush()
+        # Whatever the app's import did to signals is undone here, once, for all workers: each page that a worker's own
+        # birth touches is a page more of memory, times their number.
+        signals.reset_all()
         gc.collect()
         gc.freeze()
         self._say(loaded)
@@ -249,6 +254,19 @@ def _end(code: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _recover() -> None:
+    """Undo what importing the app may have done to this process: ignored SIGCHLD, closed standard descriptors.
+
+    With the one no child could be waited for; with the other what workers are born with would take the numbers 0 to 2.
+    """
+    signals.reset_all()
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
 
 
 def _kill(pidfd: int, pid: int) -> None:

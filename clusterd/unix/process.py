@@ -12,6 +12,7 @@ import socket
 import stat
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -95,7 +96,11 @@ def set_oom_score_adj(value: int) -> bool:
         False if it may not be set: below what it was needs CAP_SYS_RESOURCE.
     """
     try:
-        Path("/proc/self/oom_score_adj").write_text(f"{value}")
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % value)
+        finally:
+            os.close(fd)
     except OSError:
         return False
     return True
@@ -280,9 +285,10 @@ def _stat_fields(path: str) -> list[bytes]:
     return Path(path).read_bytes().rpartition(b")")[2].split()
 
 
+@cache
 def _argument_area() -> tuple[int, int]:
     """Start and end of the arguments' memory (proc(5), stat fields 48 and 49); ``(0, 0)`` if unknown or not
-    writable."""
+    writable. It stays where it is for the life of the process and of all that are forked from it."""
     fields = _stat_fields("/proc/self/stat")
     start, end = int(fields[45]), int(fields[46])
     for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():

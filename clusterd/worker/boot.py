@@ -21,7 +21,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import AppError, PeerError
-from ..unix import process, scoreboard, signals
+from ..unix import process, scoreboard
 from ..wire import messages, rows
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
@@ -88,7 +88,6 @@ def run(birth: Birth) -> NoReturn:
     request, load = birth.spawn, birth.load
     # -- apart from the zygote: a group of its own, so that all it starts can be ended with it; own descriptors only.
     os.setpgid(0, 0)
-    signals.reset_all()
     channel_fd, board_fd, *rest = birth.fds
     held = _take_over_output(rest) if request.captured else None
     box_fds = rest[0 if held is None else 4 :]

@@ -26,7 +26,6 @@ UNSERVABLE = {
     "has a syntax error": ("def app(:\n", ["SyntaxError", "def app(:"]),
     "raises": ("raise ValueError('é' * 3)", ["ValueError: ééé", "Traceback"]),
     "calls sys.exit": ("import sys\nprint('bye')\nsys.exit(3)", ["called sys.exit(3)"]),
-    "raises KeyboardInterrupt": ("raise KeyboardInterrupt", ["KeyboardInterrupt"]),
     "imports what is not there": ("import nowhere", ["No module named 'nowhere'", "line 1"]),
     "ends the process": ("import os\nprint('last words', flush=True)\nos._exit(0)", ["last words"]),
     "dies by a signal": (
@@ -34,7 +33,6 @@ UNSERVABLE = {
         ["SIGSEGV", "last words"],
     ),
     "closes every descriptor": ("import os\nos.closerange(3, 4096)", ["zygote"]),
-    "goes on twice": ("import os\nos.fork()\n" + HELLO, ["zygote"]),
     "is no application": ("app = 5", ["app:app is a int, not an ASGI application"]),
     "is a WSGI application": ("def app(environ, start_response): ...", ["looks like a WSGI application"]),
     "recurses for ever": ("def deeper(): deeper()\ndeeper()", ["RecursionError"]),
@@ -87,10 +85,10 @@ UNFORKABLE = {
         "started 1 thread",
     ),
     "connects": (
-        "import socket\nserver = socket.create_server(('127.0.0.1', 0))\n"
-        "client = socket.create_connection(server.getsockname())\n",
+        "import socket\nserver = socket.create_server(('', 0))\nclient = socket.create_connection(server.getsockname())\n",
         "opened descriptor",
     ),
+    "forks and goes on twice": ("import os\nos.fork()\n", "started child process"),
     "starts a process": ("import subprocess\nsubprocess.Popen(['sleep', '600'])\n", "started child process"),
 }
 
@@ -102,7 +100,7 @@ def test_an_app_that_is_not_safe_to_fork_is_served_without_preload_and_said_once
     (warning,) = service.logged("preload_unsafe")
     assert said in warning["reason"]
     assert service.wait_log("zygote_ready")["preloaded"] is False
-    assert len({service.get().text for _ in range(4)}) == 2
+    assert len({service.get().text for _ in range(8)}) >= 2
     assert service.stop() == 0
 
 
@@ -200,7 +198,7 @@ def test_garbage_is_refused_or_closed(target: Service, port: Port, garbage: byte
             answer = read_until(client, b"\0")
         except ConnectionResetError:
             answer = b""
-    assert not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 5")) or garbage.startswith(b"\r\n"), answer[:200]
+    assert answer[9:12] in (b"", b"400", b"404", b"405", b"505"), answer[:200]
     assert_well(target)
 
 

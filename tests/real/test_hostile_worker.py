@@ -1,7 +1,6 @@
-"""The primary does not trust its workers: what one does to its channel, its mailbox and its scoreboard hurts nobody else."""
+"""The primary does not trust its workers: what one does to channel, mailbox and scoreboard hurts nobody else."""
 
 import http.client
-from pathlib import Path
 
 from tests.real.harness import Launcher, merged
 from tests.real.looking import AT_ONCE, app, ask, pids_of, start, zombies
@@ -113,9 +112,12 @@ def test_a_worker_that_breaks_the_rules_is_replaced_and_the_primary_goes_on(laun
         except (OSError, ValueError, http.client.HTTPException):
             pass  # the worker may die before it has answered
         for _ in range(2):
-            with service.connect(timeout=5) as connection:  # a connection finds out what a mailbox is worth
-                connection.send(b"GET / HTTP/1.0\r\n\r\n")
-                connection.recv(65536)
+            try:
+                with service.connect(timeout=5) as connection:  # a connection finds out what a mailbox is worth
+                    connection.send(b"GET / HTTP/1.0\r\n\r\n")
+                    connection.recv(65536)
+            except OSError:
+                pass  # it was taken by the one that dies
         exited = service.wait_log("worker_exited", after=mark)
         service.wait_log("worker_ready", after=mark, slot=exited["slot"])
         now = pids_of(service)
@@ -123,7 +125,6 @@ def test_a_worker_that_breaks_the_rules_is_replaced_and_the_primary_goes_on(laun
         assert {ask(service) for _ in range(4)} == set(now.values()), deed
         assert service.health("/livez").status == 200, deed
     assert zombies(service.pid) == []
-    assert "VmHWM" in Path(f"/proc/{service.pid}/status").read_text()
 
 
 def test_what_a_worker_can_do_to_what_it_shares_hurts_nobody(launcher: Launcher) -> None:

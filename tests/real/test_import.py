@@ -25,6 +25,7 @@ UNSAFE = {
 """What an app may do while it is imported that a fork would break, and what the warning names."""
 
 
+@pytest.mark.slow
 def test_an_import_after_which_forking_is_unsafe_is_made_in_each_worker(launcher: Launcher) -> None:
     """One service with a pool for each case; in the workers the apps do no such thing, so that these end cleanly."""
     for name, (source, _) in UNSAFE.items():

@@ -30,9 +30,10 @@ def test_a_zygotes_death_loses_no_status_and_it_is_rebuilt_while_workers_serve(l
     assert zombies(service.pid) == []
 
 
+@pytest.mark.slow
 def test_a_zygote_killed_with_spawns_in_flight_leaves_no_unknown_worker(launcher: Launcher) -> None:
     service = start(launcher, app(), AT_ONCE, workers=4)
-    for _ in range(5):
+    for _ in range(3):
         workers = pids_of(service)
         mark = service.mark()
         with watched(zygote(service), *workers.values()) as (forker, *processes):
@@ -50,6 +51,7 @@ def test_a_zygote_killed_with_spawns_in_flight_leaves_no_unknown_worker(launcher
     assert zombies(service.pid) == []
 
 
+@pytest.mark.slow
 def test_a_workers_process_group_dies_with_it_and_its_adopted_grandchildren_are_ended(launcher: Launcher) -> None:
     source = """
 import subprocess
