@@ -6,14 +6,13 @@ import fcntl
 import os
 import select
 import socket
-import stat
 import struct
 import termios
-import time
 from pathlib import Path
 from typing import Any, Final
 
 from clusterd.errors import HostError
+from clusterd.unix.diag import unix_accept_queue
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) that a pause helps against and nothing else: the listener stays readable meanwhile."""
@@ -34,7 +33,6 @@ _LOST_BEFORE_ACCEPT: Final = frozenset(
         errno.ENETUNREACH,
     }
 )
-_LOCK_PATIENCE: Final = 1.0
 _LISTEN_STATE: Final = b"0A"  # TCP_LISTEN in /proc/net/tcp
 
 
@@ -152,84 +150,6 @@ def _listening_inodes(port: int) -> set[bytes]:
     return inodes
 
 
-def bind_unix(path: str | os.PathLike[str], mode: int, backlog: int) -> socket.socket:
-    """Make a listening unix stream socket in the file system: non-blocking, close-on-exec.
-
-    A socket that nobody listens on any more is removed, one that is served is refused. Looking, removing and binding
-    happen under a lock on ``PATH.lock``, which stays: without it two processes that start together both see the stale
-    socket, and the second removes the first one's new one. Binding aside and renaming has the same hole, and so has a
-    check of the inode afterwards.
-
-    Args:
-        path: where; at most 107 bytes. Who may write to its directory may replace it: owner and mode of that are the
-            caller's care.
-        mode: permission bits; who may connect needs write. It never has more than these, not even for an instant.
-        backlog: connections that wait to be accepted.
-
-    Raises:
-        HostError: it is served by another process (the message has its pid), something else is in the way, or the
-            directory is missing or closed to us.
-    """
-    text = os.fspath(path)
-    if len(os.fsencode(text)) > 107:
-        raise HostError(f"cannot listen on {text}: a unix socket's path has at most 107 bytes; choose a shorter one")
-    try:
-        lock = _lock(text)
-        try:
-            _remove_stale(text)
-            return _bind_unix(text, mode, backlog)
-        finally:
-            os.close(lock)
-    except OSError as error:
-        raise HostError(f"cannot listen on {text}: {os.strerror(error.errno or 0)}") from error
-
-
-def _lock(path: str) -> int:
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() > deadline:  # its holder is stopped, or somebody else uses the file
-                os.close(lock)
-                raise HostError(f"cannot listen on {path}: another process holds {path}.lock") from None
-            time.sleep(0.01)  # the holder makes four system calls; there is no event to wait for with a bound
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise HostError(f"cannot listen on {path}: a file that is no socket is there; remove it or choose another")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-            pid: int | None = peer_credentials(probe)[0]
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:  # its backlog is full: served, if slowly
-            pid = None
-    by = f" by pid {pid}" if pid else ""
-    raise HostError(f"cannot listen on {path}: it is already served{by}; stop that process or choose another path")
-
-
-def _bind_unix(path: str, mode: int, backlog: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        os.fchmod(sock.fileno(), mode)  # Linux makes the file with the socket's own mode, less the umask (unix_bind)
-        sock.bind(path)
-        os.chmod(path, mode)  # gives back what the umask took
-        sock.listen(backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 def accept(listener: socket.socket) -> tuple[int, Any] | None:
     """Accept one connection as a bare descriptor, non-blocking and close-on-exec; ``None`` when none waits.
 
@@ -288,15 +208,17 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
 
 
 def accept_queue(fd: int) -> tuple[int, int]:
-    """``(waiting, limit)``: connections in a TCP listener's accept queue and how many it holds.
+    """``(waiting, limit)``: connections in a listener's accept queue and how many it holds.
 
-    For a listening socket TCP_INFO tells them as ``tcpi_unacked`` and ``tcpi_sacked`` (the kernel's tcp_get_info).
+    For a listening TCP socket TCP_INFO tells them as ``tcpi_unacked`` and ``tcpi_sacked`` (the kernel's tcp_get_info).
 
     Raises:
-        OSError: it is no TCP socket.
+        OSError: it is neither a TCP nor a listening unix socket, or the kernel does not tell of unix ones.
     """
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)  # the family only labels the Python object
+    sock = socket.socket(fileno=fd)
     try:
+        if sock.family == socket.AF_UNIX:
+            return unix_accept_queue(fd)
         waiting, limit = struct.unpack_from("II", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)
     finally:
         sock.detach()

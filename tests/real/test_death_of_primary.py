@@ -3,8 +3,8 @@
 import json
 import os
 import signal
-import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +100,8 @@ def test_workers_finish_what_they_have_and_print_to_the_services_own_output(laun
 
 def test_a_worker_that_stands_in_a_print_when_the_primary_dies_goes_on(launcher: Launcher) -> None:
     """The pipe is full and has no reader any more but the worker itself."""
-    service = start(launcher, app(SOURCE), workers=1)
+    # PYTHONUNBUFFERED, which the harness sets, is known to lose the rest of a write that a signal has interrupted.
+    service = start(launcher, app(SOURCE), workers=1, env={"PYTHONUNBUFFERED": ""})
     (pid,) = pids_of(service).values()
     with watched(pid) as (process,), service.client() as client:
         client.request("GET", "/")
@@ -132,13 +133,13 @@ def test_a_worker_that_hangs_is_killed_by_the_undertaker(launcher: Launcher) -> 
 
 def test_without_primary_and_zygote_workers_end_by_themselves(launcher: Launcher) -> None:
     service = start(launcher, app(SOURCE))
-    with requests(service, "/orphaned", 2) as sent:
-        with watched(zygote(service), *pids_of(service).values()) as (forker, *workers):
-            forker.signal(signal.SIGKILL)
-            service.signal(signal.SIGKILL)
-            assert len({request.body() for request in sent}) == 2
-            for worker in workers:
-                worker.wait_end()
+    everybody = [zygote(service), *pids_of(service).values()]
+    with requests(service, "/orphaned", 2) as sent, watched(*everybody) as (forker, *workers):
+        forker.signal(signal.SIGKILL)
+        service.signal(signal.SIGKILL)
+        assert len({request.body() for request in sent}) == 2
+        for worker in workers:
+            worker.wait_end()
     service.wait_exit()
 
 
@@ -159,11 +160,11 @@ def test_a_new_primary_shows_what_an_old_one_left_and_counts_it_in_no_pool(launc
     first = start(launcher, app(SOURCE))
     with requests(first, "/until", 1) as (request,):
         old = pids_of(first)
-        stale = (first.run_dir / "control.sock").stat().st_ino
         with watched(*old.values()) as processes:
             first.signal(signal.SIGKILL)
+            first.wait_exit()
+            assert (first.run_dir / "control.sock").is_socket()  # stale, and in nobody's way
             second = successor(launcher, first)
-            assert (first.run_dir / "control.sock").stat().st_ino != stale
             (left,) = second.status()["leftovers"]
             assert left in old.values()
             assert second.logged("leftovers")[0]["pids"] == [left]
@@ -193,11 +194,11 @@ def test_what_outstays_its_drain_is_killed_by_the_new_primary(launcher: Launcher
 
 
 def test_a_living_primary_in_the_same_run_directory_is_named(launcher: Launcher) -> None:
-    first = start(launcher, app(SOURCE))
-    (first.run_dir / "test-notify").rename(first.run_dir / "moved")
-    second = launcher.run("--config", os.fspath(launcher.configuration()))
-    assert second.wait_exit() == 1
-    assert str(first.pid) in second.transcript()
+    first = start(launcher, app(SOURCE), workers=1)
+    command = [sys.executable, "-m", "clusterd", "run", "--config", os.fspath(launcher.configuration())]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert second.returncode == 1
+    assert str(first.pid) in second.stderr
     assert first.status()["service"]["pid"] == first.pid
 
 
@@ -209,33 +210,32 @@ def test_a_primary_that_was_stopped_and_wakes_late_blames_nobody(launcher: Launc
     """While it is away its worker needs longer than start_timeout: it gets the time back that nobody looked."""
     source = app("import os\nasync def answer(path):\n    return os.getpid()").replace(
         'phase = (await receive())["type"]',
-        'phase = (await receive())["type"]; import asyncio; await asyncio.sleep(2.5); open("slept", "w")',
+        'phase = (await receive())["type"]\n            if phase.endswith("up"):\n'
+        '                import asyncio; await asyncio.sleep(2.5); open("slept", "w")',
     )
     settings = {"pools": {"web": {"start_timeout": "1s"}}, "log": {"level": "debug"}}
     service = launcher.start(source, settings, workers=1, ready=False)
     service.wait_log("worker_online")
     service.signal(signal.SIGSTOP)
-    wait_for(lambda: (launcher.folder / "slept").exists(), DEADLINE, "a start that took longer than it may")
+    wait_for((launcher.folder / "slept").exists, DEADLINE, "a start that took longer than it may")
     service.signal(signal.SIGCONT)
     service.wait_ready()
     assert not service.logged("worker_killed")
     assert not service.logged("worker_exited")
-    (launcher.folder / "slept").unlink()
-    service.signal(signal.SIGKILL)  # or its end would take the lifespan's 2.5 s again
-    service.wait_exit()
 
 
 # -- the first moments, and the terminal -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_first_moments_is_kept_or_takes_its_default_action(launcher: Launcher) -> None:
     """Sent as early as possible, and then ever later in the start. Before Python runs nobody can keep a signal."""
     (launcher.folder / "app.py").write_text(app(SOURCE))
     path = launcher.configuration(workers=1)
     codes = []
-    for number in range(12):
+    for number in range(8):
         service = launcher.run("--config", os.fspath(path))
-        if number >= 4:  # the first ones at once; then when so many instructions of the start have been reached
+        if number >= 4:  # the first ones at once
             marks = ["blocked", "listening", "monitoring", "zygote_ready"]
             mark = marks[number % 4]
             if mark == "blocked":
@@ -246,7 +246,7 @@ def test_a_signal_in_the_first_moments_is_kept_or_takes_its_default_action(launc
         codes.append(service.wait_exit(10))
         (launcher.run_dir / "test-notify").unlink()
     assert set(codes) <= {0, -signal.SIGTERM}
-    assert codes[4:] == [0] * 8
+    assert codes[4:] == [0] * 4
 
 
 def blocks_term(pid: int) -> bool:
@@ -258,11 +258,8 @@ def blocks_term(pid: int) -> bool:
     return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)
 
 
-def test_ctrl_c_at_a_terminal_reaches_the_primary_alone(launcher: Launcher, run_dir: Path) -> None:
-    (launcher.folder / "app.py").write_text(app(SOURCE))
-    path = launcher.configuration({"log": {"format": "json"}})
-    service = launcher.run("--config", os.fspath(path), env={"CLUSTERD_TEST": "1"})
-    service.wait_ready()
+def test_ctrl_c_at_a_terminal_reaches_the_primary_alone(launcher: Launcher) -> None:
+    service = start(launcher, app(SOURCE))
     groups = {os.getpgid(pid) for pid in [*pids_of(service).values(), zygote(service)]}
     assert len(groups) == 3
     assert os.getpgid(service.pid) not in groups  # the terminal's signals go to a group
@@ -272,5 +269,3 @@ def test_ctrl_c_at_a_terminal_reaches_the_primary_alone(launcher: Launcher, run_
         (launcher.folder / "end").touch()
         assert is_running(request.body())
     assert service.wait_exit() == 0
-    assert threading.active_count() >= 1
-    assert socket.AF_UNIX
