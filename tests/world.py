@@ -193,6 +193,9 @@ class World:
         self.now = due + late
         self.give(e.Tick())
 
+    def ended(self) -> bool:
+        return self.exit is not None
+
     def goal(self) -> bool:
         """As many workers serve as are wanted, and the primary knows; or all has ended."""
         if self.exit is not None:

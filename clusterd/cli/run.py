@@ -21,10 +21,10 @@ from ..ops.logs import Log
 from ..ops.metrics import Metrics
 from ..ops.notify import Notify
 from ..ops.status import About
-from ..primary import listeners
+from ..primary import listeners, passed
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
-from ..unix import cgroup, process, sockets
+from ..unix import activation, cgroup, local, process, sockets
 from ..unix.notify import Notifier
 from .configure import bind_option, config_option, set_option, workers_option
 from .sight import Sight
@@ -57,17 +57,19 @@ class Composition:
         self._loaded = loaded
         self._config = loaded.config
         self._nofile = process.raise_nofile_limit()
-        self._control_path = ""
+        self._bound: local.Bound | None = None
+        self._opened: dict[str, listeners.Opened] = {}
         self._moved = ""
         self._reason = ""
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_control()
         try:
-            self._opened = listeners.open_all(self._config.listeners)
+            self._given = activation.take()
+            self._opened = listeners.open_all(self._config.listeners, self._given)
             self._monitoring = self._open_monitoring()
         except BaseException:
-            self._remove_control()
+            self._remove_files()
             raise
 
     def run(self) -> int:
@@ -82,7 +84,7 @@ class Composition:
         try:
             code = loop.run_until_complete(self._serve(loop, log))
         finally:
-            self._remove_control()
+            self._remove_files()
             loop.close()
             log.close()
         if code:
@@ -101,7 +103,7 @@ class Composition:
             version=version("clusterd"),
             run_dir=config.clusterd.run_dir,
             started_at=loop.time(),
-            monitoring=None if self._monitoring is None else listeners.show(self._monitoring.getsockname()),
+            monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),
         )
         metrics = Metrics(sight, about.version, self._loaded.sha256)
         notify = Notify(notifier, sight)
@@ -133,6 +135,7 @@ class Composition:
             return await primary.run()
         finally:
             notify.close()
+            self._remove_files()
             for server in servers:
                 server.close()
 
@@ -147,10 +150,13 @@ class Composition:
         )
         for warning in self._loaded.warnings:
             log.emit("warning", "config", reason=warning)
+        if self._given.ignored:
+            log.emit("warning", "activation_ignored", reason=self._given.ignored)
         for name, address in primary.listeners.addresses.items():
-            log.emit("info", "listening", listener=name, address=address)
+            inherited = self._opened[name].inherited
+            log.emit("info", "listening", listener=name, address=address, **({"inherited": True} if inherited else {}))
             backlog, most = self._config.listeners[name].backlog, sockets.somaxconn()
-            if backlog > most:
+            if backlog > most and not inherited:
                 log.emit(
                     "warning",
                     "backlog_cut",
@@ -175,17 +181,16 @@ class Composition:
         control = self._config.control
         if not control.socket:
             return None
-        sock = sockets.bind_unix(control.socket, control.mode, CONTROL_BACKLOG)
-        self._control_path = control.socket
-        return sock
+        self._bound = local.bind_unix(control.socket, control.mode, CONTROL_BACKLOG)
+        return self._bound.sock
 
-    def _remove_control(self) -> None:
-        if self._control_path:
-            try:
-                os.unlink(self._control_path)
-            except FileNotFoundError:
-                pass
-            self._control_path = ""
+    def _remove_files(self) -> None:
+        """While the sockets are open: only then is it sure that the files there are ours."""
+        for one in self._opened.values():
+            one.remove()
+        if self._bound is not None:
+            self._bound.remove()
+            self._bound = None
 
     def _open_monitoring(self) -> socket.socket | None:
         address = self._config.monitoring.address

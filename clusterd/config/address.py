@@ -1,4 +1,4 @@
-"""What an address in the configuration says: ``host:port``, ``unix:PATH`` or ``fd:N``."""
+"""What an address in the configuration says: ``host:port``, ``unix:PATH``, ``unix:@NAME`` or ``fd:N``."""
 
 import ipaddress
 import re
@@ -13,6 +13,9 @@ EXPECTED = (
 # sun_path of unix(7) holds 108 bytes, one of them the closing NUL.
 UNIX_PATH_MAX = 107
 
+# The first number that a passed descriptor may have, as for sd_listen_fds(3).
+FIRST_FD = 3
+
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _FD = re.compile(r"[0-9]{1,6}")
@@ -25,7 +28,8 @@ class Address(msgspec.Struct, frozen=True):
         kind: ``tcp``, ``unix`` or ``fd``.
         host: of ``tcp``: an IPv4 address, an IPv6 address without brackets, a host name, or ``""`` for all interfaces.
         port: of ``tcp``: 0 lets the kernel choose.
-        path: of ``unix``: the socket's file, absolute once the configuration is loaded.
+        path: of ``unix``: the socket's file, absolute once the configuration is loaded; or ``@`` and the name of an
+            abstract socket (unix(7)), which has no file.
         fd: of ``fd``: the number of the inherited descriptor, else -1.
     """
 
@@ -42,6 +46,11 @@ class Address(msgspec.Struct, frozen=True):
             return f"fd:{self.fd}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the socket has a file, and so a mode and an owner."""
+        return self.kind == "unix" and not self.path.startswith("@")
 
     def overlaps(self, other: "Address") -> bool:
         """Whether the kernel would refuse to listen on both: the same place, or a wildcard that contains the other."""
@@ -73,7 +82,7 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
-        if not path or "\0" in path:
+        if path in ("", "@") or "\0" in path:
             raise ValueError(f'expected "unix:" and a path, such as "unix:/run/shop.sock", found {text!r:.80}')
         if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX:
             raise ValueError(f"the path is longer than the {UNIX_PATH_MAX} bytes that a unix socket may have")
@@ -82,6 +91,10 @@ def parse_address(text: str) -> Address:
         number = text.removeprefix("fd:")
         if not _FD.fullmatch(number):
             raise ValueError(f'expected "fd:" and a number, such as "fd:3", found {text!r:.80}')
+        if int(number) < FIRST_FD:
+            raise ValueError(
+                f"0 to 2 are standard input, output and error; expected {FIRST_FD} or more, found {text!r}"
+            )
         return Address(kind="fd", fd=int(number))
     if "://" in text:
         raise ValueError(f"expected {EXPECTED}; an address has no scheme: found {text!r:.80}")

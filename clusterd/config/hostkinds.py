@@ -70,7 +70,7 @@ class Place(Kind):
             address = parse_address(value)
         except ValueError as error:
             return site.fault(str(error))
-        if address.kind == "unix":
+        if address.is_file:
             return self._absolute(address, site)
         return address
 

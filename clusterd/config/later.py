@@ -25,10 +25,6 @@ def _any_of(*values: str) -> Callable[[Any], bool]:
 
 
 LATER: tuple[Later, ...] = (
-    Later("listeners.NAME.address", lambda address: address.kind != "tcp", 'addresses with "unix:" and "fd:"'),
-    Later("listeners.NAME.mode"),
-    Later("listeners.NAME.user"),
-    Later("listeners.NAME.group"),
     Later("listeners.NAME.proxy_protocol"),
     Later("listeners.NAME.tls"),
     Later("pools.NAME.script"),

@@ -7,7 +7,7 @@ from clusterd.config.document import Document
 from clusterd.config.lines import Path
 from clusterd.config.notation import toml_text
 from clusterd.config.read import Reading
-from clusterd.config.schema import Config, Pool, Shutdown
+from clusterd.config.schema import Config, Listener, Pool, Shutdown
 from clusterd.config.vocabulary import DURATION
 
 RUNS = ("app", "script", "command", "tasks")
@@ -144,9 +144,23 @@ class _Rules:
                         self._document.fault((*path, "listeners", number), message)
             elif taken_listeners(pool):
                 used.update(self._config.listeners)
-        for name in self._config.listeners if sure else ():
-            if name not in used:
+        for name, declared in self._config.listeners.items():
+            if sure and name not in used:
                 self._document.fault(("listeners", name), "no pool takes its connections; remove it, or name it in one")
+            self._file_keys(name, declared)
+
+    def _file_keys(self, name: str, listener: Listener) -> None:
+        """Mode and owner are those of a file, which only a unix socket with a path has."""
+        path = ("listeners", name)
+        if listener.address.is_file or path in self._void or self._is_void(path, "address"):
+            return
+        if listener.address.kind == "fd":
+            why = "is set by whoever makes the socket"
+        else:
+            why = f"is for unix sockets with a path, and {listener.address} has none"
+        for key in ("mode", "user", "group"):
+            if self._said(path, key):
+                self._document.fault((*path, key), f"{key} {why}; leave it out")
 
     def addresses(self) -> None:
         places = [
@@ -177,6 +191,11 @@ class _Rules:
                 " choose a shorter one, or a shorter clusterd.run_dir",
                 self._document.origin(("control", "socket") if self._said(("control", "socket")) else ("clusterd",)),
             )
+        for name, listener in self._config.listeners.items():
+            if listener.address.is_file and listener.address.path == path:
+                self._document.fault(
+                    ("listeners", name, "address"), f"{path} is the control socket; choose another path"
+                )
 
     def _said(self, path: Path, *key: str) -> bool:
         return self._document.get((*path, *key)) is not None

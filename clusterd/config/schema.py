@@ -52,13 +52,18 @@ class Listener(Struct, frozen=True, kw_only=True):
 
     address: Annotated[
         Address,
-        Key(kind.ADDRESS, "Where to listen. Port 0 lets the kernel choose; an empty host is every interface."),
+        Key(
+            kind.ADDRESS,
+            "Where to listen: host:port (port 0 lets the kernel choose; an empty host is every interface, IPv4 and"
+            " IPv6), unix:PATH, unix:@NAME (abstract), or fd:N, a socket that this process inherits.",
+        ),
     ] = Address(host="127.0.0.1", port=8000)
     backlog: Annotated[
         int,
         Key(
             Integer(low=1, high=65535),
-            "Connections that the kernel queues until a worker has room; it also obeys net.core.somaxconn.",
+            "Connections that the kernel queues until a worker has room; it also obeys net.core.somaxconn. A"
+            " socket that is passed and listens keeps its own.",
         ),
     ] = 2048
     mode: Annotated[int, Key(kind.MODE, "Permission bits of a unix socket's file.")] = 0o660
@@ -213,7 +218,12 @@ class Pool(Struct, frozen=True, kw_only=True):
     ] = "auto"
     listeners: Annotated[
         tuple[str, ...],
-        Key(kind.LISTENERS, "The listeners whose connections the pool takes.", shown="all, for app and command pools"),
+        Key(
+            kind.LISTENERS,
+            "The listeners whose connections the pool takes; those of a listener that several pools name go in turn to"
+            " all the workers of all of them.",
+            shown="all, for app and command pools",
+        ),
     ] = ()
     scheduling: Annotated[
         Literal["rr", "least", "kernel", "none"],

@@ -217,8 +217,10 @@ class Metrics(Collector):
 
     def _fill_listeners(self, families: dict[str, Metric]) -> None:
         for listener in self._source.listeners():
-            _add(families, "listener_backlog_connections", (listener.name,), listener.backlog)
-            _add(families, "listener_backlog_limit", (listener.name,), listener.backlog_limit)
+            if listener.backlog is not None:  # else absent: 0 would be a lie
+                _add(families, "listener_backlog_connections", (listener.name,), listener.backlog)
+            if listener.backlog_limit is not None:
+                _add(families, "listener_backlog_limit", (listener.name,), listener.backlog_limit)
 
 
 _FAMILIES: dict[str, Callable[..., Metric]] = {

@@ -26,14 +26,14 @@ class ListenerSample:
 
     Attributes:
         address: where it is bound, as in the configuration but with the real port.
-        backlog: connections that wait in the kernel's queue.
-        backlog_limit: how many may.
+        backlog: connections that wait in the kernel's queue; ``None`` where the kernel does not tell.
+        backlog_limit: how many may; likewise.
     """
 
     name: str
     address: str
-    backlog: int
-    backlog_limit: int
+    backlog: int | None
+    backlog_limit: int | None
 
 
 class Source(Protocol):

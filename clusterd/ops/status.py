@@ -22,8 +22,8 @@ class Listener(msgspec.Struct, frozen=True):
 
     name: Annotated[str, Meta(description="its name in the configuration")]
     address: Annotated[str, Meta(description="where it is bound, with the real port")]
-    backlog: Annotated[int, Meta(description="connections waiting in the kernel's queue")] = 0
-    backlog_limit: Annotated[int, Meta(description="connections that may wait there")] = 0
+    backlog: Annotated[int | None, Meta(description="connections waiting in the kernel's queue; null is untold")] = 0
+    backlog_limit: Annotated[int | None, Meta(description="connections that may wait there; null is untold")] = 0
 
 
 class Worker(msgspec.Struct, frozen=True):

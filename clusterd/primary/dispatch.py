@@ -63,6 +63,7 @@ class Dispatch:
         sock: the listening socket, owned from here on.
         on_short: called with a sentence when the kernel is short of something, once until it is there again.
         on_broken: called with the id of a worker whose box does not take mail any more.
+        inherited: the socket is shared with whoever passed it: it goes on listening when we have closed our end.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class Dispatch:
         sock: socket.socket,
         on_short: Callable[[str], None],
         on_broken: Callable[[int], None],
+        *,
+        inherited: bool = False,
     ) -> None:
         self.name = name
+        self._inherited = inherited
         self.sock = sock
         self._loop = loop
         self._on_short = on_short
@@ -281,7 +285,8 @@ class Dispatch:
         first = self._closed is None
         if first:
             self._closed = done
-            synfilter.refuse_new(self.sock)
+            if not self._inherited:  # a filter would be on theirs too, for ever
+                synfilter.refuse_new(self.sock)
             self._watch(False)
         if not hand_on:
             self._finish_close()

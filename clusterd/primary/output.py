@@ -13,11 +13,18 @@ from typing import Final
 READ_SIZE: Final = 64 * 1024
 """Bytes read of one pipe in one turn of the loop: who prints more waits in its own write, and nobody else does."""
 
+LINES_A_TURN: Final = 200
+"""Lines told in one turn of the loop, about 4 ms; no more is read while some wait. Told all at once, the empty lines of
+one read were seen to hold up the loop for a second."""
+
 MAX_LINE: Final = 8 * 1024
 """A longer line is told in pieces of this many bytes."""
 
-LAST_WORDS: Final = 1024 * 1024
+LAST_WORDS: Final = 256 * 1024
 """Bytes read at most after a process has ended: a pipe holds 64 KiB, a grandchild may print on for ever."""
+
+LAST_LINES: Final = 1000
+"""Lines told at most after that; the last ones, and that there were more."""
 
 LineSink = Callable[[str, str], None]
 
@@ -56,6 +63,8 @@ class Output:
         self._sink = sink
         self.kept = kept
         self._partial = b""
+        self._lines: deque[bytes] = deque()  # read and not told yet
+        self._more: asyncio.Handle | None = None
         loop.add_reader(fd, self._readable)
 
     def finish(self) -> None:
@@ -72,15 +81,37 @@ class Output:
         if self._fd < 0:
             return
         self._loop.remove_reader(self._fd)
+        if self._more is not None:
+            self._more.cancel()
         os.close(self._fd)
         self._fd = -1
         if self._partial:
-            self._tell(self._partial)
+            self._lines.append(self._partial)
             self._partial = b""
+        if len(self._lines) > LAST_LINES:
+            left_out = len(self._lines) - LAST_LINES
+            self._tell(f"… {left_out} lines left out …".encode())
+            for _ in range(left_out):
+                self._lines.popleft()
+        while self._lines:
+            self._tell(self._lines.popleft())
 
     def _readable(self) -> None:
         if self._read() == 0:
             self.close()
+        else:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        for _ in range(min(LINES_A_TURN, len(self._lines))):
+            self._tell(self._lines.popleft())
+        if self._lines:
+            if self._more is None:
+                self._loop.remove_reader(self._fd)
+            self._more = self._loop.call_soon(self._tell_some)
+        elif self._more is not None:
+            self._more = None
+            self._loop.add_reader(self._fd, self._readable)
 
     def _read(self) -> int | None:
         """Bytes read; 0 at the end, ``None`` if there is nothing now."""
@@ -91,10 +122,9 @@ class Output:
         except OSError:
             return 0
         *lines, partial = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._tell(line)
+        self._lines.extend(lines)
         while len(partial) > MAX_LINE:
-            self._tell(partial[:MAX_LINE])
+            self._lines.append(partial[:MAX_LINE])
             partial = partial[MAX_LINE:]
         self._partial = partial
         return len(data)

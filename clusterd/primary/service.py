@@ -20,7 +20,7 @@ from ..unix import process, sockets
 from . import doors, output
 from .children import Children
 from .executor import Executor
-from .listeners import Listeners
+from .listeners import Listeners, Opened
 from .pump import Pump
 from .strays import Leftovers, Orphans
 
@@ -66,7 +66,7 @@ class Primary:
         config: Config,
         policy: ServicePolicy,
         plans: Mapping[str, Plan],
-        opened: Mapping[str, socket.socket],
+        opened: Mapping[str, Opened],
         seed: str,
         eyes: Eyes,
     ) -> None:
@@ -146,13 +146,12 @@ class Primary:
             (child.id, name): box.handed for child in self.children.by_id.values() for name, box in child.boxes.items()
         }
 
-    def queues(self) -> list[tuple[str, str, int, int]]:
-        """Name, address, connections in the kernel's queue and its bound, of every listener."""
-        found = []
-        for name, dispatch in self.listeners.dispatch.items():
-            length, limit = sockets.accept_queue(dispatch.sock.fileno()) if dispatch.sock.fileno() >= 0 else (0, 0)
-            found.append((name, self.listeners.addresses[name], length, limit))
-        return found
+    def queues(self) -> list[tuple[str, str, int | None, int | None]]:
+        """Name, address, connections in the kernel's queue and its bound, of every listener; ``None`` is untold."""
+        return [
+            (name, self.listeners.addresses[name], *_queue(dispatch.sock))
+            for name, dispatch in self.listeners.dispatch.items()
+        ]
 
     def last_lines(self, worker: int) -> list[str]:
         """The last lines of a worker's output."""
@@ -212,3 +211,12 @@ class Primary:
         self._beat_at = self._loop.time()
         self._beat = self._loop.call_later(BEAT, self._turn)  # first: whatever comes of the rest, the loop turns
         self._orphans.look()
+
+
+def _queue(sock: socket.socket) -> tuple[int | None, int | None]:
+    if sock.fileno() < 0:
+        return 0, 0
+    try:
+        return sockets.accept_queue(sock.fileno())
+    except OSError:
+        return None, None

@@ -92,7 +92,8 @@ class ZygoteClient:
         self._control: socket.socket | None = None
         self._ready = False
         self._stopping = False
-        self._unsafe = ""
+        self._unsafe = ""  # why this process cannot be forked from
+        self._warning = ""  # why the one before it could not
         self._report = ""
         self._waiting: deque[tuple[int, Callable[[], Parts]]] = deque()
         self._flying: set[int] = set()
@@ -246,9 +247,9 @@ class ZygoteClient:
                 self._flying.discard(worker)
                 self._owner.spawn_failed(worker, report, False)
                 self._send_next()
-            case wire.Loaded(preloaded, unsafe) if not self._ready and not fds:
+            case wire.Loaded(preloaded, unsafe) if self._awaited and not fds:
                 self._ready = True
-                self._owner.zygote_ready(self, preloaded, self._unsafe or unsafe)
+                self._owner.zygote_ready(self, preloaded, self._warning or unsafe)
             case wire.Unsafe(why) if self._awaited and not fds and self.plan.load.preload == "auto":
                 self._unsafe = why
             case wire.Failed(_, report) if self._awaited and not fds:
@@ -274,6 +275,7 @@ class ZygoteClient:
         if self._unsafe and not self._ready and not self._stopping and self.plan.load.preload == "auto":
             # Forking from there was unsafe. From one that imports nothing it is not: workers import for themselves.
             self.plan = replace(self.plan, load=replace(self.plan.load, preload="false"))
+            self._warning, self._unsafe = self._unsafe, ""
             self.start()
             return
         self._end(self._report or f"the zygote ended with {status}")

@@ -13,6 +13,7 @@ import socket
 import stat
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from clusterd.errors import HostError
@@ -135,11 +136,11 @@ def adopt(fd: int, shown: str, *, backlog: int | None = None) -> socket.socket:
 
 def _check(sock: socket.socket, shown: str, backlog: int | None) -> None:
     if sock.type != socket.SOCK_STREAM:
-        name = sock.type.name if isinstance(sock.type, socket.SocketKind) else f"type {sock.type}"
-        raise HostError(f"{shown} is a socket of {name}; one of SOCK_STREAM was expected")
+        raise HostError(f"{shown} is a socket of type {_name(sock.type)}; one of SOCK_STREAM was expected")
     if sock.family not in _FAMILIES:
-        name = sock.family.name if isinstance(sock.family, socket.AddressFamily) else f"family {sock.family}"
-        raise HostError(f"{shown} is a socket of {name}; one of AF_INET, AF_INET6 or AF_UNIX was expected")
+        raise HostError(
+            f"{shown} is a socket of family {_name(sock.family)}; one of AF_INET, AF_INET6 or AF_UNIX was expected"
+        )
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return
     if backlog is None:
@@ -151,3 +152,8 @@ def _check(sock: socket.socket, shown: str, backlog: int | None) -> None:
         sock.listen(backlog)
     except OSError as error:
         raise HostError(f"{shown} cannot listen: {os.strerror(error.errno or 0)}") from None
+
+
+def _name(number: int) -> str:
+    """What Python knows by name is an enumeration's member, all else the plain number."""
+    return number.name if isinstance(number, Enum) else str(number)

@@ -1,4 +1,4 @@
-"""Listening unix sockets: made without a race for the path, owned as asked, removed by whoever made them and nobody else.
+"""Listening unix sockets: made without a race for the path, owned as asked, removed by whoever made them alone.
 
 An abstract one, ``@name`` (unix(7)), has no file: no mode and no owner, whoever shares the network namespace may
 connect, and it is gone with its last descriptor.
@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,14 +30,14 @@ _HINTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bound:
     """A listening unix socket, and its file.
 
     Attributes:
         sock: the socket, the owner's to close.
         path: where it is; ``@name`` for an abstract one.
-        file: device and inode of its file; ``None`` for an abstract one.
+        file: device and inode of its file; ``None`` for an abstract one, and once it is removed.
     """
 
     sock: socket.socket
@@ -45,17 +45,18 @@ class Bound:
     file: tuple[int, int] | None
 
     def remove(self) -> None:
-        """Take the file away, unless another has taken its place; harmless when repeated.
+        """Take the file away, unless another has taken its place. Only the first call does something.
 
         To be called before the socket is closed: while it is open the kernel holds the inode, so no other file has its
         number. Does not wait: what is held up stays, and the next to bind takes it away as stale.
         """
-        if self.file is None:
+        file, self.file = self.file, None
+        if file is None:
             return
         try:
             with _locked(self.path, 0.0):
                 found = os.lstat(self.path)
-                if (found.st_dev, found.st_ino) == self.file:
+                if (found.st_dev, found.st_ino) == file:
                     os.unlink(self.path)
         except (OSError, HostError):
             pass
@@ -117,10 +118,10 @@ def _locked(path: str, patience: float) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            os.unlink(f"{path}.lock")  # whoever waits for it sees that it is gone, and makes it anew
-        finally:
-            os.close(lock)
+        with suppress(OSError):
+            if os.fstat(lock).st_size == 0:  # else it is somebody's who calls his own file so
+                os.unlink(f"{path}.lock")  # whoever waits for it sees that it is gone, and makes it anew
+        os.close(lock)
 
 
 def _lock(path: str, patience: float) -> int:

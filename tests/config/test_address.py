@@ -20,6 +20,7 @@ from clusterd.config import Address, parse_address
         ("my_host.example.:1", Address(host="my_host.example.", port=1)),
         ("unix:/run/shop.sock", Address(kind="unix", path="/run/shop.sock")),
         ("fd:3", Address(kind="fd", fd=3)),
+        ("unix:@shop", Address(kind="unix", path="@shop")),
     ],
 )
 def test_an_address_is_read(text: str, address: Address) -> None:
@@ -48,6 +49,8 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("unix:", "a path"),
         ("unix:" + "x" * 200, "107 bytes"),
         ("fd:x", "a number"),
+        ("fd:2", "0 to 2 are standard input, output and error; expected 3 or more"),
+        ("unix:@", "a path"),
     ],
 )
 def test_what_is_no_address_says_what_was_expected(text: str, reason: str) -> None:
@@ -78,6 +81,8 @@ def test_no_text_makes_it_raise_anything_else(text: str) -> None:
         ("[::]:80", "127.0.0.1:80", False),
         ("unix:/a", "unix:/a", True),
         ("unix:/a", "unix:/b", False),
+        ("unix:@a", "unix:@a", True),
+        ("unix:/@a", "unix:@a", False),
         ("fd:3", "fd:3", True),
         ("fd:3", ":3", False),
     ],

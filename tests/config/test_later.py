@@ -12,10 +12,6 @@ ALL = {".".join(path): entry for path, entry in keys()}
 BASE = {"listeners": {"http": {"address": ":80"}}, "pools": {"web": {"app": "shop:app"}}}
 
 AWAY = {
-    "listeners.NAME.address": 'address = "unix:x.sock"',
-    "listeners.NAME.mode": 'mode = "0600"',
-    "listeners.NAME.user": 'user = "www-data"',
-    "listeners.NAME.group": 'group = "www-data"',
     "listeners.NAME.proxy_protocol": "proxy_protocol = true",
     "listeners.NAME.tls": 'tls = {cert = "c.pem"}',
     "pools.NAME.script": 'script = "server.py"',
@@ -26,7 +22,6 @@ AWAY = {
     "pools.NAME.interface": 'interface = "wsgi"',
     "pools.NAME.engine": 'engine = "waitress"',
     "pools.NAME.scheduling": 'scheduling = "least"',
-    "pools.NAME.steal_after": 'steal_after = "50ms"',
     "pools.NAME.spares": "spares = 1",
     "pools.NAME.ready_when": 'ready_when = "listening"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
@@ -97,12 +92,21 @@ address = "[::1]:8000"
 backlog = 100
 [listeners.more]
 address = "localhost:0"
+[listeners.local]
+address = "unix:shop.sock"
+mode = "0600"
+user = "www-data"
+group = 33
+[listeners.abstract]
+address = "unix:@shop"
+[listeners.passed]
+address = "fd:3"
 [pools.web]
 app = "shop:create_app()"
 interface = "asgi"
 engine = "uvicorn"
 workers = 3
-listeners = ["http", "more"]
+listeners = ["http", "more", "local", "abstract", "passed"]
 scheduling = "rr"
 preload = false
 min_ready = 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.config import Address, Config, Loaded, load, open_config
+from clusterd.config.flags import Flags
 from clusterd.errors import ConfigError, Problem, UsageError
 
 MINIMAL = """
@@ -238,3 +239,21 @@ def test_a_configuration_is_frozen() -> None:
     assert isinstance(config, Config)
     with pytest.raises(AttributeError):
         config.shutdown.linger = 3.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("written", "flags", "expected"),
+    [
+        ("unix:shop.sock", (), "unix:/etc/shop/shop.sock"),
+        ("unix:../run/shop.sock", (), "unix:/etc/run/shop.sock"),
+        ("unix:/run/shop.sock", (), "unix:/run/shop.sock"),
+        ("unix:@shop.sock", (), "unix:@shop.sock"),
+        (":80", ("unix:shop.sock",), "unix:/srv/shop.sock"),
+    ],
+)
+def test_a_sockets_path_is_relative_to_the_file_and_a_flags_to_the_working_directory(
+    written: str, flags: tuple[str, ...], expected: str
+) -> None:
+    text = f'[listeners.http]\naddress = "{written}"\n[pools.web]\napp = "shop:app"\n'
+    config = load(text, file="/etc/shop/shop.toml", environ={}, cwd="/srv", overrides=Flags(binds=flags)).config
+    assert str(config.listeners["http"].address) == expected

@@ -47,6 +47,35 @@ def problems(text: str) -> list[str]:
             "shop.toml:4: listeners.more.address: 127.0.0.1:80 is taken by listener http (:80)",
         ),
         (
+            HTTP + 'mode = "0600"\n' + WEB,
+            "shop.toml:3: listeners.http.mode: mode is for unix sockets with a path, and :80 has none; leave it out",
+        ),
+        (
+            HTTP + 'group = "www-data"\n' + WEB,
+            "shop.toml:3: listeners.http.group: group is for unix sockets with a path",
+        ),
+        (
+            '[listeners.http]\naddress = "unix:@shop"\nmode = "0660"\n' + WEB,
+            "shop.toml:3: listeners.http.mode: mode is for unix sockets with a path, and unix:@shop has none",
+        ),
+        (
+            '[listeners.http]\naddress = "fd:3"\nuser = "www-data"\n' + WEB,
+            "shop.toml:3: listeners.http.user: user is set by whoever makes the socket; leave it out",
+        ),
+        (
+            '[listeners.http]\naddress = "fd:3"\n[listeners.more]\naddress = "fd:3"\n' + WEB,
+            "shop.toml:4: listeners.more.address: fd:3 is taken by listener http (fd:3)",
+        ),
+        (
+            '[listeners.http]\naddress = "unix:/run/a.sock"\n[listeners.more]\naddress = "unix:/run/x/../a.sock"\n'
+            + WEB,
+            "shop.toml:4: listeners.more.address: unix:/run/a.sock is taken by listener http (unix:/run/a.sock)",
+        ),
+        (
+            '[listeners.http]\naddress = "unix:/run/shop/control.sock"\n' + WEB + '[clusterd]\nrun_dir = "/run/shop"',
+            "shop.toml:2: listeners.http.address: /run/shop/control.sock is the control socket; choose another path",
+        ),
+        (
             HTTP + WEB + '[monitoring]\naddress = "127.0.0.1:80"',
             "shop.toml:6: monitoring.address: 127.0.0.1:80 is taken by listener http (:80)",
         ),

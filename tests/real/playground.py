@@ -120,8 +120,8 @@ class App:
 PATHS = {
     "/": App.index, "/pid": App.pid, "/state": App.state, "/scope": App.scope_, "/status": App.status,
     "/sleep": App.sleep, "/echo": App.echo, "/duplex": App.duplex, "/stream": App.stream, "/fail": App.fail,
-    "/exit": App.exit, "/segv": App.segv, "/leave": App.leave, "/stuck": App.stuck, "/block": App.block, "/write": App.write,
-    "/flood": App.flood,
+    "/exit": App.exit, "/segv": App.segv, "/leave": App.leave, "/stuck": App.stuck, "/block": App.block,
+    "/write": App.write, "/flood": App.flood,
 }
 
 async def socket(receive, send):

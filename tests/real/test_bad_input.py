@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from tests.procfs import wait_for
 from tests.real.clients import split
 from tests.real.harness import HELLO, Launcher, Service
 from tests.real.playground import last_words, read_until, up
+
+LISTENING = "0A"
+"""A state in ``/proc/net/tcp``."""
 
 ONE_ATTEMPT = {"pools": {"web": {"start_timeout": "20s", "restart": {"give_up_after": 1}}}}
 
@@ -69,6 +73,7 @@ def test_an_import_that_blocks_for_ever_is_ended_by_start_timeout(launcher: Laun
     assert "it had not imported the app within 0.3s" in "\n".join(last_words(service))
 
 
+@pytest.mark.slow
 def test_an_import_that_blocks_in_the_worker_is_killed_by_start_timeout(launcher: Launcher) -> None:
     settings = {"pools": {"web": {"preload": False, "start_timeout": "2s", "restart": {"give_up_after": 1}}}}
     service = launcher.start("import time\ntime.sleep(600)", settings, workers=1, ready=False)
@@ -254,11 +259,11 @@ def test_nothing_of_all_this_is_left_open(target: Service) -> None:
     wait_for(lambda: target.metrics().value("clusterd_connections_open") == 0, 20)
     pids = [target.pid, *(worker["pid"] for worker in target.workers())]
     for pid in pids:
-        wait_for(lambda pid=pid: not established(pid), 20, f"process {pid} closes its connections")
+        wait_for(partial(nothing_open, pid), 20, f"process {pid} closes its connections")
 
 
-def established(pid: int) -> list[str]:
-    """Connections over TCP that a process holds, but for the one that is being asked over."""
+def nothing_open(pid: int) -> bool:
+    """Whether a process holds no connection over TCP."""
     inodes = set()
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -266,4 +271,4 @@ def established(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return [line for line in lines if line.split()[9] in inodes and line.split()[3] != "0A"]
+    return not [line for line in lines if line.split()[9] in inodes and line.split()[3] != LISTENING]

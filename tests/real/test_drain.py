@@ -34,6 +34,12 @@ def until_closed(client: socket.socket) -> None:
     pytest.fail("it is never said that the connection closes")
 
 
+def more_answers(load: Load) -> None:
+    """The load gets on."""
+    aim = load.answered + 100
+    wait_for(lambda: load.answered > aim, 20, "a hundred more answers")
+
+
 def seconds_between(first: Record, second: Record) -> float:
     def seconds(record: Record) -> float:
         hours, minutes, rest = record["timestamp"][11:-1].split(":")
@@ -201,8 +207,7 @@ def test_scaling_down_loses_nothing(launcher: Launcher) -> None:
             service.wait_log("scaled", count=count)
         service.wait_log("worker_exited", reason="scale", count=2)
         service.wait_log("worker_ready", count=5)
-        answered = load.answered
-        wait_for(lambda: load.answered > answered + 100, 20)
+        more_answers(load)
     assert load.lost == []
 
 
@@ -215,14 +220,12 @@ def test_the_kill_of_a_worker_costs_only_connections_that_it_had_taken(launcher:
     kills = 8
     with Load(service.address()).running(16) as load:
         for count in range(kills):
-            answered = load.answered
-            wait_for(lambda answered=answered: load.answered > answered + 100, 20)
+            more_answers(load)
             workers = [worker for worker in service.workers() if worker["state"] == "ready"]
             mark = service.mark()
             kill(workers[count % len(workers)]["pid"])
             service.wait_log("worker_ready", after=mark)
-        answered = load.answered
-        wait_for(lambda: load.answered > answered + 100, 20)
+        more_answers(load)
     reports = service.logged("crash_report")
     assert len(reports) == kills
     assert max(report["connections_unread"] for report in reports) <= 2

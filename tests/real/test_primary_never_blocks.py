@@ -1,4 +1,4 @@
-"""Design §3, "The primary never blocks", with a real one: nobody reads what it says, and the kernel is short of things."""
+"""Design §3, "The primary never blocks", with a real one: nobody reads what it says, descriptors run out."""
 
 import http.client
 import os
@@ -35,6 +35,13 @@ def cpu_seconds(pid: int) -> float:
 
 def wake_ups(pid: int) -> int:
     return int(fields(pid)["voluntary_ctxt_switches"])
+
+
+def exhaust(pid: int) -> None:
+    """From now on the process cannot have another descriptor: the limit is on their numbers (getrlimit(2))."""
+    taken = descriptors(pid)
+    lowest_free = min(set(range(len(taken) + 1)) - set(taken))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
 
 
 class Unheard:
@@ -112,8 +119,7 @@ def test_a_primary_without_descriptors_neither_spins_nor_dies(launcher: Launcher
     (worker,) = pids_of(service)
     monitoring = http.client.HTTPConnection(*service.monitoring().split(":"), timeout=5)
     assert ask(monitoring, "/livez").status == 200
-    most = len(descriptors(service.pid))
-    resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (most, limit[1]))
+    exhaust(service.pid)
     try:
         with service.connect() as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -129,24 +135,20 @@ def test_a_primary_without_descriptors_neither_spins_nor_dies(launcher: Launcher
             assert b"200 OK" in client.makefile("rb").read()
     finally:
         monitoring.close()
-    assert ask_livez(service) == 200
+    assert service.health("/livez").status == 200
     assert list(pids_of(service)) == [worker]
     assert not service.logged("internal_error")
 
 
-def ask_livez(service: Any) -> int:
-    return int(service.health("/livez").status)
-
-
 def test_a_pool_that_cannot_be_forked_for_want_of_descriptors_recovers(launcher: Launcher) -> None:
     restart = {"restart": {"initial_delay": "10ms", "max_delay": "50ms", "give_up_after": 0}}
-    source = "import os\nasync def answer(path):\n    os._exit(1)"
+    source = "import os\nasync def answer(path):\n    return os._exit(1) if path == '/end' else None"
     service = start(launcher, app(source), {"pools": {"web": restart}}, workers=1)
     limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
-    with service.connect() as client:
-        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        taken = descriptors(service.pid)
-        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (min(set(range(len(taken) + 1)) - set(taken)), limit[1]))
+    with service.client() as client:
+        assert ask(client, "/").status == 200
+        exhaust(service.pid)
+        client.request("GET", "/end")
         service.wait_log("worker_spawn_failed", count=3)
         mark = service.mark()
         resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limit)

@@ -1,0 +1,253 @@
+"""Planted faults: each a plausible slip in one rule of the core, and each caught by the fast tests.
+
+``python -m tests.model.mutants`` plants them one after another in a copy of the package and runs ``tests/core`` and
+``tests/model`` against it; a mutant that survives is a rule that no test holds. ``python -m tests.model.mutants NAME``
+runs one and shows what caught it.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One slip: in ``file`` of the core, ``right`` became ``wrong``."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+
+
+MUTANTS = (
+    Mutant(
+        "a spawn in flight is forgotten when its worker is to go",
+        "lifecycle.py",
+        "        _I.SPAWNED: (_S.KILLING, _D.KILL),",
+        "        _I.SPAWNED: (_S.BOOTING, _D.NOTHING),",
+    ),
+    Mutant(
+        "a boot has no deadline",
+        "lifecycle.py",
+        "        _I.KILL: (_S.KILLING, _D.KILL),\n        _I.TIMEOUT: (_S.KILLING, _D.KILL),\n    },\n    _S.READY",
+        "        _I.KILL: (_S.KILLING, _D.KILL),\n        _I.TIMEOUT: (_S.BOOTING, _D.NOTHING),\n    },\n    _S.READY",
+    ),
+    Mutant(
+        "a drain has no deadline",
+        "workers.py",
+        "worker.drained_at, worker.until = moment.now, self._shutdown.drain_by(moment.now)",
+        "worker.drained_at, worker.until = moment.now, None",
+    ),
+    Mutant(
+        "the boot's deadline still runs when the worker is ready",
+        "workers.py",
+        "worker.ready_at, worker.until = moment.now, None",
+        "worker.ready_at = moment.now",
+    ),
+    Mutant("an end is counted twice, when announced and when it comes", "workers.py", "worker.counted = True", "pass"),
+    Mutant(
+        "what SIGKILL cannot end is waited for",
+        "workers.py",
+        "worker.until, worker.abandoned = None, True",
+        "worker.until = None",
+    ),
+    Mutant(
+        "a spawn that its zygote took with it is blamed on the slot",
+        "workers.py",
+        "if worker.asked is None and pool.zygote.state is ZygoteState.READY:",
+        "if worker.asked is None:",
+    ),
+    Mutant(
+        "a zygote that died in a fork is asked again",
+        "workers.py",
+        "            zygotes.stop(pool, moment)  # nobody",
+        "            pass  # nobody",
+    ),
+    Mutant(
+        "a worker that drains keeps its slot",
+        "workers.py",
+        "        self._pools[worker.pool].vacate(worker)\n        worker.asked =",
+        "        worker.asked =",
+    ),
+    Mutant("a drain is dated anew for each worker", "shutdown.py", "return self.drain_deadline if", "return None if"),
+    Mutant(
+        "a fork that hangs at the stop is waited for as long as a boot",
+        "workers.py",
+        "times = (worker.until, self._shutdown.drain_by(moment.now))",
+        "times = (worker.until,)",
+    ),
+    Mutant("the delay grows from the second end on", "policy.py", "min(row - 1, 40)", "min(max(row - 2, 0), 40)"),
+    Mutant("the delay has no upper bound", "policy.py", ", policy.max_delay)", ", 1e9)"),
+    Mutant(
+        "healthy and rapid are the same",
+        "restarts.py",
+        "ready_for >= policy.healthy_after else",
+        "ready_for >= steady_after(policy) else",
+    ),
+    Mutant(
+        "rapid ends need not be in a row",
+        "restarts.py",
+        "steady_after(policy) else 0",
+        "steady_after(policy) else slot.rapid",
+    ),
+    Mutant(
+        "one attempt too many", "restarts.py", "slot.rapid >= policy.give_up_after", "slot.rapid > policy.give_up_after"
+    ),
+    Mutant("a pool has given up when any slot has", "restarts.py", "given_up = all(", "given_up = any("),
+    Mutant(
+        "a pool that never worked is probed",
+        "converge.py",
+        "if pool.probe is not None or not pool.ever_ready:",
+        "if pool.probe is not None:",
+    ),
+    Mutant(
+        "a pool is halted only if told to stop",
+        "restarts.py",
+        "not pool.ever_ready or policy.on_give_up",
+        "policy.on_give_up",
+    ),
+    Mutant(
+        "all that gave up probe at once",
+        "converge.py",
+        "if pool.probe is not None or not pool.ever_ready:",
+        "if not pool.ever_ready:",
+    ),
+    Mutant(
+        "a probe releases nobody but itself", "restarts.py", "for slot in pool.slots:", "for slot in pool.slots[:1]:"
+    ),
+    Mutant(
+        "the pause between probes begins at their end",
+        "workers.py",
+        "            pool.probe_at = now + pool.policy.restart.max_delay",
+        "            pool.probe_at = now + 2 * pool.policy.restart.max_delay",
+    ),
+    Mutant(
+        "a failed import counts for one slot",
+        "zygotes.py",
+        "for slot in pool.wanted_slots:\n            if",
+        "for slot in pool.wanted_slots[:1]:\n            if",
+    ),
+    Mutant("a failed import counts for nobody", "zygotes.py", "if not zygote.proved:", "if False:"),
+    Mutant("a proved zygote's end counts for the slots", "zygotes.py", "if not zygote.proved:", "if True:"),
+    Mutant(
+        "any worker proves the present zygote",
+        "zygotes.py",
+        "(zygote.ready_at is not None and forked_at >= zygote.ready_at)",
+        "True",
+    ),
+    Mutant("a zygote is rebuilt without back-off", "zygotes.py", "zygote.next_start = moment.now + delay", "pass"),
+    Mutant(
+        "a dead zygote is rebuilt only when needed",
+        "converge.py",
+        "return pool.zygote.had and not pool.gave_up",
+        "return False",
+    ),
+    Mutant("a start of a zygote has no deadline", "zygotes.py", "pool.start_deadline(moment.now)\n", "None\n"),
+    Mutant(
+        "more than the wanted number is kept",
+        "converge.py",
+        "reversed(pool.slots[pool.wanted :])",
+        "reversed(pool.slots[pool.wanted + 1 :])",
+    ),
+    Mutant(
+        "the oldest slots go first",
+        "converge.py",
+        "for slot in reversed(pool.slots[pool.wanted :])",
+        "for slot in pool.slots[pool.wanted :]",
+    ),
+    Mutant(
+        "of two things overdue one is forgotten",
+        "supervisor.py",
+        "while (due := self.deadline()) is not None",
+        "if (due := self.deadline()) is not None",
+    ),
+    Mutant("a delay that nobody wakes up for", "converge.py", "times.append(pool.probe_at)", "pass"),
+    Mutant("a second stop is a first one", "shutdown.py", "(at_once or self.asked)", "at_once"),
+    Mutant(
+        "listeners are closed twice",
+        "shutdown.py",
+        "if not self.closed and self.handing_on is not False:",
+        "if not self.closed:",
+    ),
+    Mutant(
+        "the stop does not wait for the listeners",
+        "supervisor.py",
+        "if absent and self._shutdown.closed:",
+        "if absent:",
+    ),
+    Mutant("the stop does not wait for the zygotes", "supervisor.py", "if absent and", "if"),
+    Mutant(
+        "the lame duck lasts for ever",
+        "shutdown.py",
+        "self.phase is Phase.LAME_DUCK and over",
+        "self.phase is Phase.LAME_DUCK and self.closed",
+    ),
+    Mutant(
+        "ends are not made good in a lame duck",
+        "shutdown.py",
+        "(Phase.RUNNING, Phase.LAME_DUCK, Phase.CLOSING)",
+        "(Phase.RUNNING, Phase.CLOSING)",
+    ),
+    Mutant(
+        "still ready while it stops", "supervisor.py", "ready = not lacking and not stopping", "ready = not lacking"
+    ),
+    Mutant(
+        "ready with one worker of any pool",
+        "supervisor.py",
+        "< min(pool.policy.min_ready, pool.wanted)",
+        "< min(1, pool.wanted)",
+    ),
+    Mutant("a late primary blames its workers", "supervisor.py", "        self._workers.postpone(late, least)\n", ""),
+    Mutant(
+        "a late primary ends a drain at once", "supervisor.py", "        self._shutdown.postpone(late, least)\n", ""
+    ),
+    Mutant(
+        "forgiven only what is past",
+        "supervisor.py",
+        "late, least = now - due, now + LATE",
+        "late, least = now - due, due",
+    ),
+)
+
+
+def run(mutant: Mutant) -> tuple[bool, str]:
+    """Plant it and run the fast tests: was it caught, and what did they say?"""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        copy = Path(folder)
+        for part in ("clusterd", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "real", "bench"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        target = copy / "clusterd" / "core" / mutant.file
+        text = target.read_text()
+        if text.count(mutant.right) != 1:
+            raise SystemExit(f"{mutant.name}: stands {text.count(mutant.right)} times in {mutant.file}, not once")
+        target.write_text(text.replace(mutant.right, mutant.wrong))
+        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--timeout=60"]
+        command = [sys.executable, "-m", "pytest", *options, "tests/core", "tests/model"]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+        return done.returncode == 1, done.stdout + done.stderr
+
+
+def main(names: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    survived = 0
+    with ThreadPoolExecutor(2) as pool:
+        for mutant, (caught, output) in zip(chosen, pool.map(run, chosen), strict=True):
+            how = next((line for line in output.splitlines() if line.startswith("FAILED")), "")[:120]
+            print(f"{'caught  ' if caught else 'SURVIVED'}  {mutant.name}  {how}", flush=True)
+            if names or not caught:
+                print(output[-4000:])
+            survived += not caught
+    print(f"{len(chosen) - survived} of {len(chosen)} caught")
+    return 1 if survived or not chosen else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
