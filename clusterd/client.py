@@ -85,7 +85,7 @@ class Client:
             connection.request("GET", target)
             response = connection.getresponse()
             body = response.read(MAX_RESPONSE + 1)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the second: its queue of connections is full, for it accepts none
             raise TimedOut(
                 f"{self.socket_path}: the primary did not answer within {self.timeout:g} s; it may be starved of CPU"
             ) from None

@@ -182,3 +182,24 @@ def test_a_file_of_that_name_is_no_service(places: Path) -> None:
     Path(place(places / "run", "shop")).write_text("")
     with pytest.raises(NotRunning):
         find_socket(environ={})
+
+
+def test_a_primary_that_accepts_nothing_any_more_has_not_answered_in_time(run_dir: Path) -> None:
+    path = run_dir / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = []
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                client.close()
+                break
+            waiting.append(client)
+        with pytest.raises(TimedOut):
+            Client(str(path), timeout=0.2).status()
+        for client in waiting:
+            client.close()

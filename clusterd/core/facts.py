@@ -47,13 +47,14 @@ class ZygoteIsReady:
 
 @dataclass(frozen=True, slots=True)
 class ZygoteEnded:
-    """A zygote failed or died. ``was_ready`` tells a failed import from a death; ``retry_in`` is in seconds."""
+    """A zygote failed or died. ``was_ready`` tells a failed import from a death; ``retry_in``, ``uptime`` in seconds."""
 
     pool: str
     generation: int
     was_ready: bool
     report: str
     retry_in: float | None
+    uptime: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

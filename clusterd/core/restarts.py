@@ -47,7 +47,8 @@ def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
     pool.gave_up = True
     pool.halted = not pool.ever_ready or policy.on_give_up is not OnGiveUp.PROBE
     retry_in = None if pool.halted else max(0.0, pool.probe_at - now)
-    facts: list[Fact] = [PoolGaveUp(pool.name, policy.on_give_up.value, pool.ever_ready, retry_in)]
+    then = policy.on_give_up if pool.ever_ready else OnGiveUp.EXIT
+    facts: list[Fact] = [PoolGaveUp(pool.name, then.value, pool.ever_ready, retry_in)]
     if not pool.ever_ready:
         return facts, f"pool {pool.name}: no worker ever became ready in {policy.give_up_after} attempts"
     if policy.on_give_up is OnGiveUp.EXIT:

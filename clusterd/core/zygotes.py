@@ -85,4 +85,7 @@ def ended(pool: Pool, report: str, moment: Moment) -> None:
         retry = max(0.0, pool.probe_at - moment.now) if pool.ever_ready else None
     else:
         retry = delay
-    moment.facts += [f.ZygoteEnded(pool.name, pool.generation, ready_for is not None, report, retry), *counted]
+    moment.facts += [
+        f.ZygoteEnded(pool.name, pool.generation, ready_for is not None, report, retry, moment.now - zygote.started_at),
+        *counted,
+    ]

@@ -135,7 +135,12 @@ def zygote_report(fact: ZygoteEnded) -> CrashReport:
     how = "died" if fact.was_ready else "could not be started or failed before it was ready"
     retry = "" if fact.retry_in is None else f"; the next one in {seconds(fact.retry_in)}"
     return CrashReport(
-        cause=f"the zygote of pool {fact.pool}, generation {fact.generation}, {how}{retry}",
-        fields={"pool": fact.pool, "generation": fact.generation, "was_ready": fact.was_ready},
+        cause=f"the zygote of pool {fact.pool}, generation {fact.generation}, up {seconds(fact.uptime)}, {how}{retry}",
+        fields={
+            "pool": fact.pool,
+            "generation": fact.generation,
+            "was_ready": fact.was_ready,
+            "uptime": round(fact.uptime, 3),
+        },
         report=fact.report,
     )

@@ -285,7 +285,9 @@ class Dispatch:
         first = self._closed is None
         if first:
             self._closed = done
-            if not self._inherited:  # a filter would be on theirs too, for ever
+            if self._inherited:  # a filter would be on theirs too, for ever
+                self.sock.setblocking(False)  # in case they have undone it: to accept until empty would hang
+            else:
                 synfilter.refuse_new(self.sock)
             self._watch(False)
         if not hand_on:

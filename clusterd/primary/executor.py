@@ -94,9 +94,7 @@ class Executor:
 
     def _stop_zygote(self, pool: str, generation: int) -> None:
         client = self._zygotes.get((pool, generation))
-        if client is None:
-            self._report(e.ZygoteGone(pool, generation))
-        else:
+        if client is not None:  # else its end has been told already, and is told once
             client.stop()
 
     def _spawn(self, command: c.Spawn) -> None:

@@ -44,6 +44,17 @@ _SUM: Final = int(Row.HANDOVER_SUM_NS)
 logger = logging.getLogger("clusterd")
 
 
+class Handed(socket.socket):
+    """A connection whose family and type are plain numbers.
+
+    ``socket.socket`` makes them members of an enum each time that it is asked, 0.5 us, and the loops ask five times.
+    """
+
+    __slots__ = ()
+    family = socket.SocketType.family  # type: ignore[assignment]
+    type = socket.SocketType.type  # type: ignore[assignment]
+
+
 class Token:
     """A connection's place among those not yet read. Whoever serves the connection calls ``read``."""
 
@@ -60,15 +71,14 @@ class Token:
 
 
 class _Box:
-    """One mailbox; ``family`` and ``proto`` are what its connections were found to be, -1 before the first."""
+    """One mailbox; ``family``, ``kind`` and ``proto`` are what its connections were found to be, -1 before the first."""
 
-    __slots__ = ("ended", "family", "inbox", "name", "proto")
+    __slots__ = ("ended", "family", "inbox", "kind", "name", "proto")
 
     def __init__(self, box: Inboxed) -> None:
         self.name = box.name
         self.inbox = Inbox(box.fd)
-        self.family = -1
-        self.proto = -1
+        self.family = self.kind = self.proto = -1
         self.ended = False
 
 
@@ -241,13 +251,13 @@ class Intake:
             return  # a probe: that it was taken is all it wants
         try:
             letter = unpack(mail.payload)
-            sock = socket.socket(box.family, socket.SOCK_STREAM, box.proto, fileno=fd)
+            sock = Handed(box.family, box.kind, box.proto, fileno=fd)
         except (PeerError, OSError) as error:
             os.close(fd)
             self._refuse(box, error)
             return
         if box.family < 0:  # found by two calls for the first connection, known for all others
-            box.family, box.proto = sock.family, sock.proto
+            box.family, box.kind, box.proto = sock.family, sock.type, sock.proto
         now = monotonic_ns()
         token = Token(self, fd, now)
         self._unread[token] = None

@@ -127,6 +127,15 @@ HISTORIES: dict[str, History] = {
             Row(1, e.Tick(), (c.Kill(1),), (f.WorkerKilled,)),
         ),
     ),
+    "a primary that was late in closing gives that time back": (
+        ONE,
+        (
+            *UP,
+            STOP,
+            Row(60, e.Tick()),
+            Row(0.5, e.ListenersClosed(), (c.Drain(1, 0.5),), (f.PhaseChanged("draining"), f.WorkerDraining)),
+        ),
+    ),
     "a little late is not late": (
         ONE,
         (START, IMPORTED, FORKED, Row(61, e.Tick(), (c.Kill(1),), (f.WorkerKilled,))),
@@ -203,7 +212,7 @@ def test_a_slot_that_gave_up_in_a_pool_that_never_worked_is_not_tried_again() ->
 
 def test_a_pool_that_never_worked_goes_down_alone_while_the_others_end_in_order() -> None:
     policy = service_policy(pool_policy(), pool_policy("cpu", give_up_after=1, max_delay=1.0))
-    gone = (f.WorkerExited, f.SlotGaveUp, f.PoolGaveUp("cpu", "probe", False, None))
+    gone = (f.WorkerExited, f.SlotGaveUp, f.PoolGaveUp("cpu", "exit", False, None))
     play(
         policy,
         Row(0, e.Start(), (c.StartZygote("web", 1), c.StartZygote("cpu", 1)), (f.ZygoteStarted, f.ZygoteStarted)),

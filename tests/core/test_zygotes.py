@@ -80,7 +80,7 @@ HISTORIES: dict[str, History] = {
                 10,
                 e.ZygoteGone("web", 1, "killed"),
                 (c.StartZygote("web", 1),),
-                (f.ZygoteEnded("web", 1, True, "killed", 0.0), f.ZygoteStarted),
+                (f.ZygoteEnded("web", 1, True, "killed", 0.0, 12.0), f.ZygoteStarted),
             ),
             Row(1, e.ZygoteReady("web", 1), (), (f.ZygoteIsReady,)),
         ),

@@ -175,7 +175,7 @@ def test_the_last_report_is_kept_for_the_last_words() -> None:
     records(act)
     report = log_of[0].last_report
     assert report is not None
-    cause = "the zygote of pool web, generation 1, could not be started or failed before it was ready"
+    cause = "the zygote of pool web, generation 1, up 0.00 s, could not be started or failed before it was ready"
     assert report.text().splitlines() == [
         f"crash report: {cause}; the next one in 0.20 s",
         "  it reported:",

@@ -15,7 +15,9 @@ from clusterd.config.address import parse_address
 from clusterd.config.schema import Listener
 from clusterd.errors import HostError
 from clusterd.primary import passed
+from clusterd.primary.dispatch import Box
 from clusterd.primary.listeners import Listeners, Opened, open_all
+from clusterd.unix import mail
 from clusterd.unix.activation import Activation, Passed
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -263,6 +265,22 @@ def test_workers_are_told_addresses_as_node_has_them(run_dir: Path) -> None:
             "abstract": f"unix:{ABSTRACT}",
         }
     assert os.listdir(run_dir) == []
+
+
+def test_a_sharer_that_made_it_blocking_again_does_not_hang_the_close(manager: Manager) -> None:
+    port = manager.has(("127.0.0.1", 0))
+    writing, reading = mail.pair()
+    outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
+    opened = open_all(declared(a=f"127.0.0.1:{port}"), Activation(tuple(manager.passed)))
+    with socket.create_connection(("127.0.0.1", port)), of_all(opened) as listeners:
+        listeners.dispatch["a"].add(Box(1, outbox))
+        manager.held[0].setblocking(True)
+    taken = inbox.take()
+    assert taken is not None
+    assert taken.fd is not None
+    os.close(taken.fd)
+    outbox.close()
+    inbox.close()
 
 
 def test_an_inherited_socket_goes_on_listening_for_who_holds_it_too(manager: Manager, run_dir: Path) -> None:

@@ -34,17 +34,37 @@ class Response:
         return json.loads(self.body)
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+def connect(address: str, timeout: float) -> socket.socket:
+    """A raw connection to an address as the log has it: ``host:port``, ``unix:PATH`` or ``unix:@NAME``."""
+    if not address.startswith("unix:"):
+        return socket.create_connection(split(address), timeout)
+    path = address.removeprefix("unix:")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect("\0" + path[1:] if path.startswith("@") else path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
-    def __init__(self, path: Path, timeout: float) -> None:
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket: a path, or ``@`` and the name of an abstract one."""
+
+    def __init__(self, path: Path | str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self.path))
+        self.sock = connect(f"unix:{os.fspath(self.path)}", self.timeout or 0.0)
+
+
+def dial(address: str, timeout: float) -> http.client.HTTPConnection:
+    """HTTP to an address as the log has it, not connected yet."""
+    if address.startswith("unix:"):
+        return UnixConnection(address.removeprefix("unix:"), timeout)
+    return http.client.HTTPConnection(*split(address), timeout=timeout)
 
 
 def ask(
@@ -58,7 +78,7 @@ def ask(
 
 def fetch(address: str, path: str = "/", *, timeout: float = 20.0) -> Response:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection(*split(address), timeout=timeout)
+    connection = dial(address, timeout)
     try:
         return ask(connection, path, headers={"Connection": "close"})
     finally:

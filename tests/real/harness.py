@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 import pytest
 
 from tests.procfs import processes_marked, wait_for
-from tests.real.clients import Metrics, Response, UnixConnection, ask, fetch, split
+from tests.real.clients import Metrics, Response, UnixConnection, ask, connect, dial, fetch
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -81,7 +81,16 @@ class Service:
         notified: every line that it sent to its notify socket.
     """
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, run_dir: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        run_dir: Path,
+        env: Mapping[str, str],
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.run_dir = run_dir
         self.records: list[Record] = []
         self.notified: list[str] = []
@@ -94,9 +103,10 @@ class Service:
         environment = inherited | {"NOTIFY_SOCKET": os.fspath(notify_path), "PYTHONUNBUFFERED": "1"} | dict(env)
         environment["CLUSTERD_RUN_DIR"] = os.fspath(run_dir)  # the mark that tests.procfs knows descendants by
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "clusterd", *arguments],
+            [*through, sys.executable, "-m", "clusterd", *arguments],
             cwd=cwd,
             env=environment,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -198,7 +208,7 @@ class Service:
     @contextmanager
     def client(self, *, listener: str = "http", timeout: float = DEADLINE) -> Iterator[http.client.HTTPConnection]:
         """A kept-alive connection to the app, for :func:`ask`."""
-        connection = http.client.HTTPConnection(*split(self.address(listener)), timeout=timeout)
+        connection = dial(self.address(listener), timeout)
         try:
             yield connection
         finally:
@@ -206,7 +216,7 @@ class Service:
 
     def connect(self, *, listener: str = "http", timeout: float = DEADLINE) -> socket.socket:
         """A raw connection to the app; the caller closes it."""
-        return socket.create_connection(split(self.address(listener)), timeout)
+        return connect(self.address(listener), timeout)
 
     def health(self, path: str) -> Response:
         """``/livez``, ``/readyz``, ``/startupz``."""
@@ -359,9 +369,22 @@ class Launcher:
         path.write_text(toml(merged(base, settings or {})))
         return path
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Service:
-        """``clusterd run ARGUMENTS`` in :attr:`folder`, not awaited."""
-        service = Service(["run", *arguments], cwd=self.folder, run_dir=self.run_dir, env=env or {})
+    def run(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> Service:
+        """``clusterd run ARGUMENTS`` in :attr:`folder`, not awaited; with ``through``, by a program that execs it."""
+        service = Service(
+            ["run", *arguments],
+            cwd=self.folder,
+            run_dir=self.run_dir,
+            env=env or {},
+            through=through,
+            pass_fds=pass_fds,
+        )
         self.services.append(service)
         return service
 

@@ -1,10 +1,13 @@
 """An app that does on request what apps do, good and bad, and clients that see what becomes of their requests."""
 
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.real.clients import fetch, split
 from tests.real.harness import Launcher, Service, Settings
@@ -163,6 +166,18 @@ def up(launcher: Launcher, settings: Settings | None = None, *, workers: int = 1
     service.wait_log("worker_ready", count=workers)
     service.wait_log("service_ready")
     return service
+
+
+@contextmanager
+def own_launcher(folder: Path) -> Iterator[Launcher]:
+    """For services that the tests of a module share: as the fixture ``launcher``, which is each test's own."""
+    run_dir = Path(tempfile.mkdtemp(prefix="clusterd-", dir="/tmp"))  # short enough for a unix socket in it
+    launcher = Launcher(folder, run_dir)
+    try:
+        yield launcher
+    finally:
+        launcher.finish()
+        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def last_words(service: Service) -> list[str]:

@@ -2,9 +2,7 @@
 
 import os
 import random
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +13,7 @@ import pytest
 from tests.procfs import wait_for
 from tests.real.clients import split
 from tests.real.harness import HELLO, Launcher, Service
-from tests.real.playground import last_words, read_until, up
+from tests.real.playground import last_words, own_launcher, read_until, up
 
 LISTENING = "0A"
 """A state in ``/proc/net/tcp``."""
@@ -135,11 +133,8 @@ def test_an_app_that_meddles_with_its_process_is_served_and_drains(launcher: Lau
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that all the bad clients share: it must be as good after each as before."""
-    folder, run_dir = tmp_path_factory.mktemp("app"), Path(tempfile.mkdtemp(prefix="clusterd-", dir="/tmp"))
-    launcher = Launcher(folder, run_dir)
-    yield up(launcher, workers=2)
-    launcher.finish()
-    shutil.rmtree(run_dir, ignore_errors=True)
+    with own_launcher(tmp_path_factory.mktemp("app")) as launcher:
+        yield up(launcher, workers=2)
 
 
 def to_service(service: Service) -> socket.socket:

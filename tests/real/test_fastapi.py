@@ -1,16 +1,14 @@
 """A FastAPI application as its tutorial writes one, unchanged, served by two workers from a configuration file."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from websockets.sync.client import connect
 
 from tests.real.clients import split
-from tests.real.harness import Launcher, Service
+from tests.real.harness import Service
+from tests.real.playground import own_launcher
 
 SHOP = """
 import asyncio, os
@@ -95,17 +93,15 @@ async def chat(websocket: WebSocket) -> None:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two workers of the shop."""
-    folder, run_dir = tmp_path_factory.mktemp("shop"), Path(tempfile.mkdtemp(prefix="clusterd-", dir="/tmp"))
-    launcher = Launcher(folder, run_dir)
+    folder = tmp_path_factory.mktemp("shop")
     (folder / "shop.py").write_text(SHOP)
-    launcher.configuration({"pools": {"web": {"app": "shop:app"}}}, workers=2)
-    service = launcher.run("--config", str(folder / "clusterd.toml"))
-    service.wait_log("worker_ready", count=2)
-    yield service
-    assert service.stop() == 0
-    assert {record["slot"] for record in service.logged("output", text="closed with 1 items")} == {0, 1}
-    launcher.finish()
-    shutil.rmtree(run_dir, ignore_errors=True)
+    with own_launcher(folder) as launcher:
+        launcher.configuration({"pools": {"web": {"app": "shop:app"}}}, workers=2)
+        service = launcher.run("--config", str(folder / "clusterd.toml"))
+        service.wait_log("worker_ready", count=2)
+        yield service
+        assert service.stop() == 0
+        assert {record["slot"] for record in service.logged("output", text="closed with 1 items")} == {0, 1}
 
 
 @pytest.fixture

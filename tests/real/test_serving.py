@@ -4,20 +4,17 @@ All of it twice: with uvloop and httptools, and with asyncio and h11, as on a ma
 """
 
 import os
-import shutil
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
 from tests.real.clients import ask, split
-from tests.real.harness import Launcher, Record, Service
-from tests.real.playground import APP, complete, read_until
+from tests.real.harness import Record, Service
+from tests.real.playground import complete, own_launcher, read_until, up
 
 WITHOUT_EXTRAS = """
 import importlib.util, sys
@@ -33,21 +30,18 @@ WORKERS = 4
 @pytest.fixture(scope="module", params=["with the extra", "without"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Four workers that no test harms, so the tests share them."""
-    folder, run_dir = tmp_path_factory.mktemp("app"), Path(tempfile.mkdtemp(prefix="clusterd-", dir="/tmp"))
+    folder = tmp_path_factory.mktemp("app")
     pool: dict[str, object] = {"http": {"root_path": "/mounted"}}
     if request.param == "without":
         (folder / "hidden").mkdir()
         (folder / "hidden" / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
         pool["env"] = {"PYTHONPATH": os.pathsep.join([str(folder / "hidden"), os.environ.get("PYTHONPATH", "")])}
-    launcher = Launcher(folder, run_dir)
-    service = launcher.start(APP, {"pools": {"web": pool}}, workers=WORKERS)
-    service.wait_log("worker_ready", count=WORKERS)
-    loop, parser = ("uvloop", "httptools") if request.param == "with the extra" else ("asyncio", "h11")
-    state = service.get("/state").json()
-    assert (state["loop"], state["parser"]) == (loop, parser)
-    yield service
-    launcher.finish()
-    shutil.rmtree(run_dir, ignore_errors=True)
+    with own_launcher(folder) as launcher:
+        service = up(launcher, {"pools": {"web": pool}}, workers=WORKERS)
+        loop, parser = ("uvloop", "httptools") if request.param == "with the extra" else ("asyncio", "h11")
+        state = service.get("/state").json()
+        assert (state["loop"], state["parser"]) == (loop, parser)
+        yield service
 
 
 def test_connections_one_after_another_are_spread_exactly(served: Service) -> None:

@@ -1,0 +1,128 @@
+"""What processes print: line by line, bounded, the last lines kept, and the loop never held up by it."""
+
+import asyncio
+import fcntl
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+
+from clusterd.primary import output
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+DEADLINE = 5.0
+
+
+class Reader:
+    """A pipe, its reader, and what that told."""
+
+    def __init__(self, keep: int = 3) -> None:
+        reading, self.held, self.writing = output.pipe()
+        self.lines: list[str] = []
+        self.kept: deque[str] = deque(maxlen=keep)
+        self.changed = asyncio.Event()
+        self.output = output.Output(asyncio.get_running_loop(), reading, "stdout", self.told, self.kept)
+
+    def told(self, stream: str, line: str) -> None:
+        assert stream == "stdout"
+        self.lines.append(line)
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), DEADLINE)
+
+    def end(self) -> None:
+        self.output.close()
+        os.close(self.held)
+        if self.writing >= 0:
+            os.close(self.writing)
+
+
+def play(scene: Callable[[Reader], Awaitable[None]]) -> None:
+    async def main() -> None:
+        reader = Reader()
+        try:
+            await scene(reader)
+        finally:
+            reader.end()
+
+    asyncio.run(main())
+
+
+def test_lines_are_told_however_they_are_cut() -> None:
+    async def scene(reader: Reader) -> None:
+        for piece in (b"one\ntw", b"o\r\n\xff\n", b"\n", b"rest"):
+            os.write(reader.writing, piece)
+        await reader.until(lambda: len(reader.lines) == 4)
+        assert reader.lines == ["one", "two", "\\xff", ""]
+        reader.output.finish()
+        assert reader.lines[4:] == ["rest"]
+        assert list(reader.kept) == ["\\xff", "", "rest"]
+
+    play(scene)
+
+
+def test_an_overlong_line_is_told_in_pieces() -> None:
+    async def scene(reader: Reader) -> None:
+        os.write(reader.writing, b"x" * 20_000 + b"\n")
+        await reader.until(lambda: sum(map(len, reader.lines)) == 20_000)
+        assert max(map(len, reader.lines)) <= output.MAX_LINE
+
+    play(scene)
+
+
+def test_a_flood_of_empty_lines_lets_others_have_their_turn() -> None:
+    async def scene(reader: Reader) -> None:
+        turns: list[int] = []
+
+        def turn() -> None:
+            turns.append(len(reader.lines))
+            if len(reader.lines) < 60_000:
+                asyncio.get_running_loop().call_soon(turn)
+
+        os.write(reader.writing, b"\n" * 60_000)
+        turn()
+        await reader.until(lambda: len(reader.lines) == 60_000)
+        assert max(after - before for before, after in pairwise(turns)) <= output.LINES_A_TURN
+        os.write(reader.writing, b"and on\n")
+        await reader.until(lambda: reader.lines[-1] == "and on")
+
+    play(scene)
+
+
+def test_last_words_are_bounded_and_the_last_of_them_are_told() -> None:
+    async def scene(reader: Reader) -> None:
+        os.write(reader.writing, b"".join(b"%d\n" % number for number in range(10_000)))
+        reader.output.finish()
+        assert reader.lines[0] == f"… {10_000 - output.LAST_LINES} lines left out …"
+        assert reader.lines[1:] == [str(number) for number in range(10_000 - output.LAST_LINES, 10_000)]
+        assert list(reader.kept) == ["9997", "9998", "9999"]
+
+    play(scene)
+
+
+def test_end_of_file_closes_it() -> None:
+    async def scene(reader: Reader) -> None:
+        os.write(reader.writing, b"no newline")
+        os.close(reader.writing)
+        reader.writing = -1
+        await reader.until(lambda: reader.lines == ["no newline"])
+
+    play(scene)
+
+
+def test_the_workers_own_reading_end_shares_no_flags_with_ours() -> None:
+    async def scene(reader: Reader) -> None:
+        os.set_blocking(reader.held, True)
+        os.set_blocking(reader.writing, False)
+        os.write(reader.writing, b"still here\n")
+        await reader.until(lambda: reader.lines == ["still here"])
+        flags = fcntl.fcntl(reader.held, fcntl.F_GETFD)
+        assert flags & fcntl.FD_CLOEXEC
+
+    play(scene)
