@@ -47,7 +47,7 @@ class ZygoteIsReady:
 
 @dataclass(frozen=True, slots=True)
 class ZygoteEnded:
-    """A zygote failed or died. ``was_ready`` tells a failed import from a death; ``retry_in``, ``uptime`` in seconds."""
+    """A zygote failed or died; ``was_ready`` tells which. ``retry_in`` and ``uptime`` are in seconds."""
 
     pool: str
     generation: int

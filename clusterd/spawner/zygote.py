@@ -62,8 +62,13 @@ class Zygote:
         """Load, prove, fork; see the module."""
         request = self._load
         process.title(f"clusterd: {request.service} zygote {request.pool}/{request.generation}")
+        # An import may block for ever, and is deaf to the control socket meanwhile. An undertaker must live on.
+        process.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != request.primary_pid:
+            _end(0)
         self._limit()
         self._import()
+        process.set_parent_death_signal(0)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while True:

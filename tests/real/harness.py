@@ -369,22 +369,10 @@ class Launcher:
         path.write_text(toml(merged(base, settings or {})))
         return path
 
-    def run(
-        self,
-        *arguments: str,
-        env: Mapping[str, str] | None = None,
-        through: Sequence[str] = (),
-        pass_fds: Sequence[int] = (),
-    ) -> Service:
-        """``clusterd run ARGUMENTS`` in :attr:`folder`, not awaited; with ``through``, by a program that execs it."""
-        service = Service(
-            ["run", *arguments],
-            cwd=self.folder,
-            run_dir=self.run_dir,
-            env=env or {},
-            through=through,
-            pass_fds=pass_fds,
-        )
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, **how: Sequence[Any]) -> Service:
+        """``clusterd run ARGUMENTS`` in :attr:`folder`, not awaited; ``how`` is ``through``, a command that execs it,
+        and ``pass_fds``, the descriptors that it inherits."""
+        service = Service(["run", *arguments], cwd=self.folder, run_dir=self.run_dir, env=env or {}, **how)
         self.services.append(service)
         return service
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.harness import DEADLINE, Launcher, Service
-from tests.real.looking import app, ask, is_running, pids_of, start, title, watched, zygote
+from tests.real.looking import app, ask, children, is_running, pids_of, start, title, watched, zygote
 
 SOURCE = """
 import asyncio, os, sys, time
@@ -41,6 +41,10 @@ async def answer(path):
         return parent
     return os.getpid()
 """
+
+WHOLE_LINES = {"PYTHONUNBUFFERED": ""}
+"""With this variable, which the harness sets, Python writes a line's end apart, and loses the rest of a write that a
+signal has interrupted."""
 
 BRIEF = {"shutdown": {"drain_timeout": "700ms", "linger": "100ms"}}
 
@@ -84,7 +88,7 @@ def successor(launcher: Launcher, first: Service, settings: dict[str, Any] | Non
 
 
 def test_workers_finish_what_they_have_and_print_to_the_services_own_output(launcher: Launcher) -> None:
-    service = start(launcher, app(SOURCE))
+    service = start(launcher, app(SOURCE), env=WHOLE_LINES)
     workers = pids_of(service)
     with requests(service, "/orphaned", 4) as sent, watched(*workers.values(), zygote(service)) as processes:
         service.signal(signal.SIGKILL)
@@ -100,8 +104,7 @@ def test_workers_finish_what_they_have_and_print_to_the_services_own_output(laun
 
 def test_a_worker_that_stands_in_a_print_when_the_primary_dies_goes_on(launcher: Launcher) -> None:
     """The pipe is full and has no reader any more but the worker itself."""
-    # PYTHONUNBUFFERED, which the harness sets, is known to lose the rest of a write that a signal has interrupted.
-    service = start(launcher, app(SOURCE), workers=1, env={"PYTHONUNBUFFERED": ""})
+    service = start(launcher, app(SOURCE), workers=1, env=WHOLE_LINES)
     (pid,) = pids_of(service).values()
     with watched(pid) as (process,), service.client() as client:
         client.request("GET", "/")
@@ -143,16 +146,16 @@ def test_without_primary_and_zygote_workers_end_by_themselves(launcher: Launcher
     service.wait_exit()
 
 
-def test_a_worker_whose_loop_is_deaf_to_its_channel_is_reached_by_the_death_signal(launcher: Launcher) -> None:
-    """While a worker imports it reads nothing; its parent's death ends it all the same."""
+@pytest.mark.parametrize("preload", [True, False])
+def test_who_imports_is_deaf_to_its_channel_and_reached_by_the_death_signal(launcher: Launcher, preload: bool) -> None:
+    """While a zygote or a worker imports it reads nothing; its parent's death ends it all the same."""
     source = "import threading\nprint('importing', flush=True)\nthreading.Event().wait()"
-    service = launcher.start(source, {"pools": {"web": {"preload": False}}}, workers=1, ready=False)
+    service = launcher.start(source, {"pools": {"web": {"preload": preload}}}, workers=1, ready=False)
     service.wait_log(lambda record: "importing" in json.dumps(record))
-    (pid,) = pids_of(service).values()
-    with watched(pid, zygote(service)) as (worker, forker):
-        forker.signal(signal.SIGKILL)
+    with watched(*children(service.pid)) as processes:
         service.signal(signal.SIGKILL)
-        worker.wait_end()
+        for process in processes:
+            process.wait_end()
     service.wait_exit()
 
 
