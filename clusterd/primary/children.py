@@ -29,6 +29,10 @@ from .listeners import Listeners
 MAX_LINE = 2 * 1024 * 1024
 MAX_QUEUED = 8 * 1024 * 1024
 
+#: Bytes read from one worker in one turn: a worker that sends nothing but tiny messages delays the others by a few
+#: milliseconds a turn then, and not by a tenth of a second.
+READ_SIZE = 4 * 1024
+
 #: Seconds from the end of a channel until a worker that still lives counts as leaving by its own will.
 HANG_UP = 0.2
 
@@ -180,7 +184,9 @@ class Children:
             lambda received: self._heard(worker, received),
             lambda error: self._broken(worker, str(error)),
         )
-        stream = FdStream(self._loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED)
+        stream = FdStream(
+            self._loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED, read_size=READ_SIZE
+        )
         talk.attach(stream)
         child = Child(
             worker, command.pool, command.slot, command.generation, talk, stream, board, boxes, inboxes, last_lines

@@ -55,6 +55,7 @@ class FdStream:
         *,
         on_truncated: Callable[[], None] | None = None,
         limit: int = DEFAULT_LIMIT,
+        read_size: int = READ_SIZE,
     ) -> None:
         """Start reading.
 
@@ -68,6 +69,7 @@ class FdStream:
                 process is at its RLIMIT_NOFILE, or the peer sent more than ``MAX_FDS``). Without it such a loss ends
                 the stream as if by EOF.
             limit: bytes queued for writing, at most.
+            read_size: bytes read in one turn, at most: what they mean is worked through in that turn too.
         """
         self._loop = loop
         self._socket = sock
@@ -76,6 +78,7 @@ class FdStream:
         self._on_eof = on_eof
         self._on_truncated = on_truncated
         self._limit = limit
+        self._read_size = read_size
         self._queue: deque[_Chunk] = deque()
         self._pending = 0
         self._writer_added = False
@@ -156,7 +159,7 @@ class FdStream:
 
     def _read(self) -> None:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(READ_SIZE, _ANCILLARY, _READ_FLAGS)
+            data, ancillary, flags, _ = self._socket.recvmsg(self._read_size, _ANCILLARY, _READ_FLAGS)
         except BlockingIOError:
             if self._send_failed:  # the peer takes nothing any more but has not closed: there is no more to wait for
                 self._end()
