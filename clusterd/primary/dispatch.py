@@ -23,9 +23,13 @@ from .thief import Thief
 BATCH: Final = 16
 """Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
 
+CROWD: Final = 4
+"""Connections in one turn from which on the next turn expects as many."""
+
 PAUSE: Final = 0.1
 """Seconds without accepting after the kernel was short of descriptors or memory; a level-triggered poll would spin."""
 
+_SENT: Final = Posted.SENT
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -90,6 +94,7 @@ class Dispatch:
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         self._more = poll.poll
+        self._crowded = False
         self._writers: list[int] = []
         self._pause: asyncio.TimerHandle | None = None
         self._short = False
@@ -168,31 +173,47 @@ class Dispatch:
     # -- accepting -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        for _ in range(BATCH):
+        """Accept and hand on what waits, a batch at most. Every connection comes this way: no call too many."""
+        sock, accept, pack, clock = self.sock, sockets.accept, letters.pack, time.monotonic_ns
+        crowded, now = self._crowded, self._loop.time()
+        for count in range(BATCH):
+            # A poll costs a quarter of an accept that finds nothing, but is paid for each connection: while they come
+            # in crowds the last accept of a turn finds out. A socket that others may make blocking is always asked.
+            if count and not crowded and not self._more(0):
+                break
             box = self._choose()
             if box is None:
                 self._resume()
                 return
             try:
-                accepted = sockets.accept(self.sock)
+                accepted = accept(sock)
             except OSError as error:
                 self._accept_failed(error)
                 return
             if accepted is None:
-                self._short = False
-                return
+                break
             fd, address = accepted
-            host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-            if not self._hand(letters.pack(host, port, time.monotonic_ns()), fd, box):
+            letter = pack(address[0], address[1], clock()) if address.__class__ is tuple else pack("", 0, clock())
+            if box.outbox.post(letter, fd) is not _SENT:
+                self._hand(letter, fd, box)  # once more, and what follows from a failure
                 return
-            if not self._more(0):  # a poll costs a quarter of an accept that finds nothing
-                self._short = False
-                return
+            os.close(fd)
+            self._sent(box, now)
+        else:
+            count = BATCH
+        self._crowded = count >= CROWD and not self._inherited
+        self._short = False
+
+    def _sent(self, box: Box, now: float) -> None:
+        box.handed += 1
+        self._next = self._after
+        if box.steal_after:
+            self.thief.note(box, now)
 
     def give(self, mail: Mail, box: Box) -> None:
         """Hand on what was taken back from another's box, before anything that is accepted now."""
-        if mail.fd is not None and not self._hand(mail.payload, mail.fd, box):
-            self._held.rotate(1)  # it has waited longest of all that is held
+        if mail.fd is not None:
+            self._hand(mail.payload, mail.fd, box)
 
     def wake(self) -> None:
         """A box is in the rotation again, or has room: look."""
@@ -201,14 +222,11 @@ class Dispatch:
     def _hand(self, letter: bytes, fd: int, box: Box) -> bool:
         """Post and close our copy; false if it had to be held, and accepting must wait."""
         posted = box.outbox.post(letter, fd)
-        if posted is Posted.SENT:
-            box.handed += 1
-            self._next = self._after
+        if posted is _SENT:
             os.close(fd)
-            if box.steal_after:
-                self.thief.note(box, self._loop.time())
+            self._sent(box, self._loop.time())
             return True
-        self._held.append((letter, fd))
+        self._held.appendleft((letter, fd))  # it has waited longest of all that is held
         if posted is Posted.BROKEN:
             self.remove(box.worker)
             self._on_broken(box.worker)
@@ -259,7 +277,8 @@ class Dispatch:
     def _await_room(self, wanted: bool) -> None:
         for fd in self._writers:
             self._loop.remove_writer(fd)
-        self._writers = [box.outbox.fileno() for box in self._boxes] if wanted else []
+        # A robbed box holds a probe at most and would poll writable for ever; the thief tells when it works again.
+        self._writers = [box.outbox.fileno() for box in self._boxes if not box.robbed] if wanted else []
         for fd in self._writers:
             self._loop.add_writer(fd, self._resume)
 

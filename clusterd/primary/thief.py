@@ -4,6 +4,7 @@ While mail lies in any box somebody looks, every half ``steal_after``; a service
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SHORTEST = 0.005
 
 
+@functools.cache
 def _charge() -> int:
     """What the kernel charges a box for one message: our letters are all of the same small size class."""
     writing, reading = mail.pair()
@@ -47,7 +49,7 @@ class Thief:
         self._loop = loop
         self._dispatch = dispatch
         self._timer: asyncio.TimerHandle | None = None
-        self._charge = 0
+        self._charge = _charge()  # now: later there may be no descriptor for it
 
     def note(self, box: "Box", now: float) -> None:
         """Something was posted to the box."""
@@ -80,7 +82,6 @@ class Thief:
 
     def _see(self, box: "Box", now: float) -> None:
         """How much of what was posted is still there, told by what the kernel charges for it."""
-        self._charge = self._charge or _charge()
         untaken = -(-box.queued() // self._charge)
         if len(box.posted) > untaken:
             box.taken_at = now
@@ -93,9 +94,10 @@ class Thief:
     def _steal(self, victim: "Box", taker: "Box") -> None:
         assert victim.inbox is not None
         try:
+            os.close(os.dup(victim.inbox.fileno()))  # without a free descriptor the kernel would drop the connection
             got = victim.inbox.take()
         except (EOFError, OSError):
-            return  # its worker has shut it down, which the next post will tell
+            return  # shut down by its worker, which the next post will tell; or a shortage, which the next look may not
         if got is None:
             return  # it has taken it this very moment
         if victim.posted:

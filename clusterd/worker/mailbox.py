@@ -71,7 +71,7 @@ class Token:
 
 
 class _Box:
-    """One mailbox; ``family``, ``kind`` and ``proto`` are what its connections were found to be, -1 before the first."""
+    """One mailbox. ``family``, ``kind``, ``proto``: what its connections were found to be, -1 before the first."""
 
     __slots__ = ("ended", "family", "inbox", "kind", "name", "proto")
 

@@ -89,6 +89,10 @@ async def app(scope, receive, send):
         await asyncio.wait_for(gates.setdefault(path[12:], asyncio.Event()).wait(), 20)
         print("background done", flush=True)
         return
+    if path.startswith("/head/"):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await asyncio.wait_for(gates.setdefault(path[6:], asyncio.Event()).wait(), 20)
+        return await send({"type": "http.response.body", "body": b"body"})
     if path == "/early":
         return await reply(send, b"refused", 413)
     if path == "/raise":

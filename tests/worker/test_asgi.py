@@ -97,6 +97,36 @@ def test_bodies_and_streams_pass_whole(start: Start) -> None:
     assert response.read() == b"last"
 
 
+def test_head_and_body_are_one_packet_if_they_come_together_and_a_head_alone_is_not_kept_back(start: Start) -> None:
+    engine = start().ready()
+    client = engine.connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.recv(65536).rpartition(b"\r\n")[2].startswith(b"hello")
+    slow = engine.connect(b"GET /head/a HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert slow.recv(65536).endswith(b"\r\n\r\n")
+    engine.get("/go/a").read()
+    assert slow.recv(65536) == b"body"
+
+
+def test_a_head_request_gets_a_head(start: Start) -> None:
+    engine = start().ready()
+    client = engine.connect(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"HEAD / HTTP/1.0\r\n\r\n")
+    answers = read_all(client)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.endswith(b"\r\n\r\n")
+
+
+def test_an_app_that_fails_after_its_head_ends_the_connection_with_what_was_sent(start: Start) -> None:
+    app = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+    raise RuntimeError("no body")
+"""
+    client = start(app=app).ready().connect(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_websockets_echo_and_are_counted_as_switched(start: Start) -> None:
     engine = start().ready()
     with websocket("ws://x/", sock=engine.connect()) as client:
