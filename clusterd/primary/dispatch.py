@@ -176,6 +176,8 @@ class Dispatch:
         """Accept and hand on what waits, a batch at most. Every connection comes this way: no call too many."""
         sock, accept, pack, clock = self.sock, sockets.accept, letters.pack, time.monotonic_ns
         crowded, now = self._crowded, self._loop.time()
+        if self.thief.late:
+            self.thief.look()
         for count in range(BATCH):
             # A poll costs a quarter of an accept that finds nothing, but is paid for each connection: while they come
             # in crowds the last accept of a turn finds out. A socket that others may make blocking is always asked.

@@ -42,10 +42,12 @@ class Thief:
 
     Attributes:
         on_steal: called with the id of the worker that had not taken it, for each connection taken back.
+        late: mail is late and there was nobody to give it to.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: "Dispatch") -> None:
         self.on_steal: Callable[[int], None] = lambda worker: None
+        self.late = False
         self._loop = loop
         self._dispatch = dispatch
         self._timer: asyncio.TimerHandle | None = None
@@ -55,7 +57,7 @@ class Thief:
         """Something was posted to the box."""
         box.posted.append(now)
         if self._timer is None:
-            self._timer = self._loop.call_later(max(SHORTEST, box.steal_after / 2), self._look)
+            self._timer = self._loop.call_later(max(SHORTEST, box.steal_after / 2), self._beat)
 
     def close(self) -> None:
         """Look no more."""
@@ -63,22 +65,34 @@ class Thief:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _beat(self) -> None:
         self._timer = None
+        self.look()
+        waiting = [box.steal_after for box in self._dispatch.boxes if box.steal_after and (box.posted or box.robbed)]
+        if waiting and self._timer is None:
+            self._timer = self._loop.call_later(max(SHORTEST, min(waiting) / 2), self._beat)
+
+    def look(self) -> None:
+        """Move what is to be moved now.
+
+        While there is :attr:`late` mail the dispatch asks for it before it accepts: by the clock alone, which asyncio
+        turns after it has told what is readable, boxes are seen when they have just been filled, and under load late
+        mail was seen to lie for 300 ms.
+        """
         now = self._loop.time()
         boxes = {box.worker: box for box in self._dispatch.boxes if box.steal_after}
         for box in boxes.values():
             self._see(box, now)
         views = [BoxView(b.worker, tuple(b.posted), b.taken_at, b.robbed, b.steal_after) for b in boxes.values()]
-        for move in steals(views, now):
+        moves = steals(views, now)
+        late = sum(bool(view.untaken) and now - view.untaken[0] >= view.steal_after for view in views)
+        self.late = 0 < late < len(views)  # if all are, the machine is
+        for move in moves:
             match move:
                 case Steal(victim, taker):
                     self._steal(boxes[victim], boxes[taker])
                 case Probe(worker):
                     self._probe(boxes[worker], now)
-        waiting = [box.steal_after for box in boxes.values() if box.posted or box.robbed]
-        if waiting and self._timer is None:
-            self._timer = self._loop.call_later(max(SHORTEST, min(waiting) / 2), self._look)
 
     def _see(self, box: "Box", now: float) -> None:
         """How much of what was posted is still there, told by what the kernel charges for it."""

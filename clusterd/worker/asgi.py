@@ -85,7 +85,7 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     clock = _Clock(loop, connections, config)
 
     def taken(sock: socket.socket, letter: Letter, token: Token) -> None:
-        connections.adopt(sock, letter, lifespan.state, token)
+        connections.adopt(sock, lifespan.state, token)
 
     intake = Intake(loop, boxes, taken, connections.changed.set, board.words)
     try:

@@ -10,7 +10,6 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.server import ServerState
 
-from ..wire.mail import Letter
 from ..wire.rows import Row
 from .mailbox import Token
 from .protocols import Message, WebSocket, begun, busy, extend, waiting
@@ -76,7 +75,6 @@ class Connections:
         self.state.connections = Open(words, self.changed.set)
         self._loop = loop
         self._config = config
-        self.soon = loop.call_soon
         self._words = words
         self._linger = linger
         self._patient_until = 0.0
@@ -84,12 +82,11 @@ class Connections:
         self._connecting: set[asyncio.Task[Any]] = set()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
 
-    def adopt(self, sock: socket.socket, letter: Letter, app_state: dict[str, Any], token: Token) -> None:
+    def adopt(self, sock: socket.socket, app_state: dict[str, Any], token: Token) -> None:
         """Serve a connection that was handed over.
 
         Args:
             sock: its socket, non-blocking.
-            letter: its papers.
             app_state: what the app's lifespan has left for its requests.
             token: told when the first byte is read.
 
@@ -98,10 +95,6 @@ class Connections:
         """
         protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
         protocol.token = token
-        here = sock.getsockname()
-        protocol.local = (here, None) if isinstance(here, str) else here[:2]
-        if letter.host:
-            protocol.remote = (letter.host, letter.port)
         # connection_made does so too, but a turn later, and a drain may look in between.
         self.state.connections.add(protocol)
         if self._make_transport is not None:

@@ -37,9 +37,6 @@ class Owner(Protocol):
 
     draining: bool
 
-    def soon(self, callback: Callable[[], object]) -> object:
-        """Call back in the loop's next turn."""
-
     def count(self, status: int) -> None:
         """A response has begun."""
 
@@ -62,9 +59,6 @@ def extend(config: uvicorn.Config, owner: Owner) -> Callable[..., Any]:
     # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.
     names = vars(sys.modules[base.__module__])
     names["RequestResponseCycle"] = _counting(names["RequestResponseCycle"], owner)
-    for name, attribute in (("get_local_addr", "local"), ("get_remote_addr", "remote")):
-        if name in names:  # a matter of time only: on uvloop each of the two makes a socket object and six system calls
-            names[name] = _known(names[name], attribute)
     websocket = config.ws_protocol_class
     if websocket is not None:
         config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
@@ -134,77 +128,15 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
     base = getattr(base, "uvicorns_own", base)  # a second engine in one process counts once, too
     base_send = base.send
     count = owner.count
-    soon = owner.soon
 
     def send(cycle: Any, message: Message) -> Awaitable[None]:
         if not cycle.response_started and message["type"] == "http.response.start":
             count(message["status"])
             if owner.draining:
                 message = owner.closing(cycle, message)
-            if cycle.scope["method"] != "HEAD":  # whose body is never written
-                cycle.transport = cork = _Cork(cycle, cycle.transport)
-                soon(cork.flush)
         return base_send(cycle, message)  # type: ignore[no-any-return]
 
     return type("WorkerCycle", (base,), {"send": send, "uvicorns_own": base})
-
-
-class _Cork:
-    """The transport of a response whose head waits for the first part of its body, for a turn of the loop at most.
-
-    uvicorn writes them one after the other; as one they save a system call, a packet and a wake-up of the client, which
-    is a tenth of what a small request costs.
-    """
-
-    __slots__ = ("_cycle", "_head", "_transport")
-
-    def __init__(self, cycle: Any, transport: Any) -> None:
-        self._cycle = cycle
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Keep the first, write the second behind it; the cycle has its own transport again then."""
-        if self._head is None and self._cycle is not None:
-            self._head = data
-        else:
-            head, self._head = self._head, None
-            self._pull()
-            self._transport.write(head + data if head else data)
-
-    def flush(self) -> None:
-        """Write what is kept."""
-        if self._cycle is None:
-            return
-        head, self._head = self._head, None
-        self._pull()
-        if head and not self._transport.is_closing():
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """Write what is kept, and close."""
-        self.flush()
-        self._transport.close()
-
-    def _pull(self) -> None:
-        if self._cycle is not None:
-            self._cycle.transport = self._transport
-            self._cycle = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-def _known(original: Callable[[Any], Any], attribute: str) -> Callable[[Any], Any]:
-    """uvicorn's function that asks a transport for an address, with the answer that the connection was handed with."""
-    original = getattr(original, "uvicorns_own", original)
-
-    def known(transport: Any) -> Any:
-        protocol = transport.get_protocol()
-        return getattr(protocol, attribute) if isinstance(protocol, Http) else original(transport)
-
-    known.uvicorns_own = original  # type: ignore[attr-defined]
-    return known
 
 
 def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:
@@ -241,8 +173,6 @@ class Http(asyncio.Protocol):
 
     owner: Owner
     token: Token | None = None
-    local: tuple[str, int | None] | None = None
-    remote: tuple[str, int] | None = None
     transport: Any
     head = 0
 
