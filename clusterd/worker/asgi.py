@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
 from typing import Any, Final, Literal
 
@@ -81,7 +81,8 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         link.failed("engine", traceback.format_exc())
         raise
     lifespan: Any = config.lifespan_class(config)
-    await _start_lifespan(config, lifespan, link)
+    if not await _unless_draining(_start_lifespan(config, lifespan, link), link):
+        return  # it is to end before it has begun: nobody was served, and start-up code may wait for anything
     clock = _Clock(loop, connections, config)
 
     def taken(sock: socket.socket, letter: Letter, token: Token) -> None:
@@ -101,6 +102,21 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     finally:
         clock.stop()
         intake.close()
+
+
+async def _unless_draining(starting: Coroutine[Any, Any, None], link: Link) -> bool:
+    """Wait for the start-up, but not longer than until the worker is to end; whether it was finished."""
+    start = asyncio.ensure_future(starting)
+    drain = asyncio.ensure_future(link.draining.wait())
+    try:
+        await asyncio.wait({start, drain}, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            return False
+        start.result()
+        return True
+    finally:
+        start.cancel()
+        drain.cancel()
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from ..errors import AppError, PeerError
+from ..errors import AppError, HostError, PeerError
 from ..unix import process, scoreboard
 from ..wire import messages, rows
 from ..wire import zygote as wire
@@ -233,10 +233,15 @@ async def _main(
     beat.start()
     try:
         await asgi.serve(app, boxes, board, control, options)
-    except AppError:
+    except (AppError, HostError):
         return EXIT_BOOT  # the link has told why
     finally:
         beat.stop()
+    # What the app still has running is told that it ends, as asyncio.run would tell it.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
     await asyncio.get_running_loop().shutdown_default_executor()
     return 0

@@ -16,6 +16,7 @@ import pytest
 from tests.procfs import wait_for
 from tests.real.clients import split
 from tests.real.harness import DEADLINE, Launcher, Service
+from tests.real.playground import complete, read_until
 from tests.real.looking import app, ask, descriptors, fields, pids_of, start
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
@@ -105,7 +106,8 @@ def answers(waiting: Sequence[socket.socket], *, hang_up: bool = False) -> list[
                 continue
             poll.unregister(fd)
             sock = by_fd.pop(fd)
-            got.append(sock.recv(65536))
+            sock.setblocking(True)
+            got.append(read_until(sock, complete))
             if hang_up:
                 sock.close()
     return got
@@ -173,11 +175,12 @@ def test_a_primary_with_too_many_descriptors_in_flight_says_so_once_and_recovers
                 assert not select.select(waiting, [], [], 0)[0]
                 assert service.health("/livez").status == 200
                 assert len(service.logged("short_of_resources")) == turn
-            got = [sock.recv(65536) for sock in waiting if select.select([sock], [], [], DEADLINE)[0]]
-            assert ok(got) == 20
+            for sock in waiting:
+                sock.setblocking(True)
+            assert ok([read_until(sock, complete) for sock in waiting]) == 20
     said = service.logged("short_of_resources")[0]
     assert "in flight" in str(said), said
-    wait_for(lambda: len(descriptors(service.pid)) == len(before), DEADLINE, "as many descriptors as before")
+    wait_for(lambda: len(descriptors(service.pid)) <= len(before), DEADLINE, "as many descriptors as before")
     assert set(pids_of(service).values()) == pids
     assert not service.logged("internal_error")
 
@@ -193,7 +196,9 @@ def test_a_worker_without_descriptors_loses_nothing_and_its_mail_goes_to_others(
             with clients(service.address(), 10) as some:
                 got = answers(some)
                 assert ok(got) == 10
-                assert {int(answer.rpartition(b"\n")[2]) for answer in got} <= others
+                by = [int(answer.rpartition(b"\n")[2]) for answer in got]
+                assert by.count(short) <= 1  # what its reserve lets in, until that is closed again
+                assert set(by) <= others | {short}
         assert service.metrics().value("clusterd_connections_reclaimed_total", reason="blocked") > 0
         client.request("GET", "/release")
         assert int(client.getresponse().read()) == short
@@ -207,7 +212,7 @@ def test_when_all_workers_are_at_their_limit_connections_wait_for_those_that_end
     memory, before = resident(service.pid), descriptors(service.pid)
     with clients(service.address(), 100) as some:
         assert ok(answers(some, hang_up=True)) == 100
-    wait_for(lambda: len(descriptors(service.pid)) == len(before), DEADLINE, "as many descriptors as before")
+    wait_for(lambda: len(descriptors(service.pid)) <= len(before), DEADLINE, "as many descriptors as before")
     assert resident(service.pid) - memory < 1024
     assert not service.logged(lambda record: "was lost" in str(record))
     assert ask(service) in pids_of(service).values()

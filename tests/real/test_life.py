@@ -375,17 +375,23 @@ def test_term_while_the_app_is_being_imported_ends_soon(launcher: Launcher, prel
     assert "READY=1" not in service.notified
 
 
-def test_term_while_a_lifespan_starts_up_ends_with_the_drain(launcher: Launcher) -> None:
+def test_term_while_a_lifespan_starts_up_ends_it_and_the_app_hears_of_it(launcher: Launcher) -> None:
     app = """
 import asyncio
 async def app(scope, receive, send):
     print("starting", flush=True)
-    await asyncio.sleep(60)
+    try:
+        await asyncio.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
 """
-    service = launcher.start(app, {"shutdown": {"drain_timeout": "300ms"}}, workers=2, ready=False)
+    service = launcher.start(app, workers=2, ready=False)
     service.wait_log("output", text="starting", count=2)
+    begun = time.monotonic()
     service.signal(signal.SIGTERM)
     assert service.wait_exit(10) == 0
+    assert time.monotonic() - begun < 5, "the drain would have been 27 s"
+    assert len(service.logged("output", text="cleaned up")) == 2
 
 
 def test_term_the_moment_it_starts_is_not_lost(launcher: Launcher) -> None:

@@ -1,0 +1,107 @@
+"""What 20,000 connections and 100 deaths of workers leave behind: nothing."""
+
+import gc
+import os
+import select
+import signal
+import socket
+import threading
+from collections import Counter
+
+import pytest
+
+from tests.procfs import processes_marked, wait_for
+from tests.real.clients import split
+from tests.real.harness import DEADLINE, Launcher, Service, kill
+from tests.real.looking import AT_ONCE, app, descriptors, fields, pids_of, start, zygote
+
+CONNECTIONS = 20_000
+DEATHS = 100
+WORKERS = 4
+REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n"
+
+
+def kinds(pid: int) -> Counter[str]:
+    """How many descriptors of each kind a process has; ``/proc`` numbers sockets and pipes, which tells nothing."""
+    return Counter(what.partition(":")[0] for what in descriptors(pid).values())
+
+
+def resident(pid: int) -> int:
+    """``VmRSS`` in KiB."""
+    return int(fields(pid)["VmRSS"].split()[0])
+
+
+def connections(service: Service, count: int) -> None:
+    """So many, four at a time, each with a request that is answered."""
+    place = split(service.address())
+    lost: list[str] = []
+
+    def some(share: int) -> None:
+        for _ in range(share):
+            with socket.create_connection(place, DEADLINE) as client:
+                client.sendall(REQUEST)
+                answer = client.recv(4096)
+                while part := client.recv(4096):
+                    answer += part
+                if not answer.startswith(b"HTTP/1.1 200"):
+                    lost.append(repr(answer))
+
+    threads = [threading.Thread(target=some, args=(count // 4,), daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not lost
+
+
+def deaths(service: Service, count: int, how: int = signal.SIGKILL) -> None:
+    """So many, all workers of the pool at a time."""
+    for _ in range(count // WORKERS):
+        mark = service.mark()
+        for pid in pids_of(service).values():
+            if how == signal.SIGKILL:
+                kill(pid)
+            else:
+                os.kill(pid, how)
+        service.wait_log("worker_ready", after=mark, count=WORKERS)
+
+
+class Held:
+    """What the service holds, once it has come to rest."""
+
+    def __init__(self, service: Service) -> None:
+        oldest = min(pids_of(service).items())[1]
+        self.primary = kinds(service.pid)
+        self.zygote = kinds(zygote(service))
+        self.worker = kinds(oldest)
+        self.processes = len(processes_marked(service.run_dir))
+        self.memory = resident(service.pid)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Held) and self.counts() == other.counts()
+
+    def counts(self) -> tuple[object, ...]:
+        return self.primary, self.zygote, self.worker, self.processes
+
+
+@pytest.mark.slow
+def test_connections_and_deaths_leave_nothing_behind(launcher: Launcher) -> None:
+    service = start(launcher, app(), AT_ONCE, workers=WORKERS)
+    connections(service, 2_000)  # what is made once: caches, buffers, records that are kept
+    deaths(service, 2 * WORKERS)
+    before = wait_for(lambda: Held(service), DEADLINE)
+    connections(service, CONNECTIONS)
+    between = resident(service.pid)
+    deaths(service, DEATHS)
+    connections(service, WORKERS)
+    select.select([], [], [], 1)
+    print(before.counts(), Held(service).counts())
+    after = Held(service)
+    print(
+        f"primary: {before.primary.total()} descriptors, {before.memory} KiB; "
+        f"+{between - before.memory} KiB by {CONNECTIONS} connections, +{after.memory - between} KiB by {DEATHS} deaths"
+    )
+    assert after.counts() == before.counts()
+    assert after.memory - before.memory < 2048
+    assert not service.logged("internal_error")
