@@ -19,6 +19,10 @@ HEAD_PATIENCE: Final = 5.0
 
 logger = logging.getLogger("clusterd")
 
+EARLY: Final = 16 * 1024
+"""Bytes read of a connection as it is taken."""
+
+_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _OPEN: Final = int(Row.CONNECTIONS_OPEN)
 _IN_FLIGHT: Final = int(Row.REQUESTS_IN_FLIGHT)
 _BEFORE_CLASSES: Final = int(Row.REQUESTS_1XX) - 1
@@ -94,7 +98,15 @@ class Connections:
             OSError: asyncio cannot use this socket; it stays the caller's.
         """
         protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
-        protocol.token = token
+        try:
+            early = sock.recv(EARLY, _DONTWAIT)
+        except OSError:
+            early = b""  # nothing yet; or a fault, which the transport will find
+        if early:
+            token.read()
+            protocol.early = early
+        else:
+            protocol.token = token
         # connection_made does so too, but a turn later, and a drain may look in between.
         self.state.connections.add(protocol)
         if self._make_transport is not None:

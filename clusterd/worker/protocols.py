@@ -174,7 +174,18 @@ class Http(asyncio.Protocol):
     owner: Owner
     token: Token | None = None
     transport: Any
+    flow: Any
     head = 0
+    early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        early, self.early = self.early, b""
+        if early:
+            self.data_received(early)
+            if self.flow.read_paused:
+                # The transport begins to read after this, whatever it was told in the meantime.
+                self.loop.call_soon(transport.pause_reading)  # type: ignore[attr-defined]
 
     def free(self) -> None:
         """The connection is not unread any more."""

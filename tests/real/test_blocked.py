@@ -69,6 +69,7 @@ class Numbered:
             with self._changed:
                 number = len(self.asked)
                 self.asked[number] = begun = monotonic()
+            answer = b""
             path = f"{self._path}{number}" if self._path.endswith("/n/") else self._path
             try:
                 with socket.create_connection(self._place, DEADLINE) as client:
@@ -103,8 +104,7 @@ class Numbered:
 
         def seen() -> int:
             return sum(
-                begun > since and (by is None or self.pids[number] == by)
-                for number, (begun, _) in self.times.items()
+                begun > since and (by is None or self.pids[number] == by) for number, (begun, _) in self.times.items()
             )
 
         with self._changed:

@@ -5,7 +5,6 @@ import resource
 import select
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,10 +14,11 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import split
-from tests.real.harness import DEADLINE, Launcher, Service
-from tests.real.playground import complete, read_until
+from tests.real.harness import DEADLINE, Launcher
 from tests.real.looking import app, ask, descriptors, fields, pids_of, start
+from tests.real.playground import complete, read_until
 
+ESTABLISHED = 1  # of enum tcp_state in <netinet/tcp.h>
 REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 PIDS = """
 import os
@@ -125,12 +125,12 @@ def test_what_backlog_and_boxes_cannot_hold_waits_outside_and_is_served(launcher
     assert ask(service) in pids
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda pid=pid: fields(pid)["State"].startswith("T"), DEADLINE, "a stopped worker")
+    wait_for(lambda: all(fields(pid)["State"].startswith("T") for pid in pids), DEADLINE, "stopped workers")
     before, memory = descriptors(service.pid), resident(service.pid)
     with clients(service.address(), 60) as flood:
         held = 2 * 6 + 17  # six a box; listen(2) holds one more than it is told
         used = idle_for(0.5, service.pid)
-        inside = [sock for sock in flood if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO) == 1]
+        inside = [sock for sock in flood if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO) == ESTABLISHED]
         assert used < 0.15, f"the primary used {used} s of CPU in 0.5 s"
         assert len(inside) <= held
         assert len(descriptors(service.pid)) == len(before)
