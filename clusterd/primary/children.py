@@ -21,7 +21,7 @@ from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
 from . import output
-from .dispatch import Box
+from .dispatch import Box, Dispatch
 from .listeners import Listeners
 
 #: The longest line a worker may send, and what it may leave unread, in bytes. A line of empty arrays becomes twenty
@@ -304,11 +304,19 @@ class Children:
             dispatch.remove(child.id)
             if name in child.inboxes:
                 child.boxes[name].outbox.close()
-                self._count(child.pool, "dead", dispatch.reclaim(mail.drain(child.inboxes[name])))
+                self._reclaim(child.pool, child.inboxes[name], dispatch)
         code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)
         self._report(e.Exited(child.id, code, number))
         del self.by_id[child.id]
         child.release()
+
+    def _reclaim(self, pool: str, inbox: mail.Inbox, dispatch: Dispatch) -> None:
+        """One at a time, each handed on before the next is taken: with no descriptor free, what is taken is lost."""
+        try:
+            while (got := inbox.take()) is not None:
+                self._count(pool, "dead", dispatch.reclaim([got]))
+        except (EOFError, OSError):
+            return  # that was all
 
     def _stolen(self, worker: int) -> None:
         self._count(self.by_id[worker].pool, "blocked", 1)

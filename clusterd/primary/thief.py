@@ -5,7 +5,6 @@ While mail lies in any box somebody looks, every half ``steal_after``; a service
 
 import asyncio
 import functools
-import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -128,5 +127,4 @@ class Thief:
 
     def _probe(self, box: "Box", now: float) -> None:
         if box.outbox.post(letters.PROBE) is mail.Posted.SENT:
-            # The probe of a robbed box is the last message in it and is never late: it is not to be stolen back.
-            box.posted.append(math.inf if box.robbed else now)
+            box.posted.append(now)
