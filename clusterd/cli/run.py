@@ -1,6 +1,7 @@
 """``clusterd run``: opens everything that can fail, puts the primary and its observers together, and serves."""
 
 import asyncio
+import gc
 import os
 import platform
 import socket
@@ -82,6 +83,8 @@ class Composition:
         loop.set_exception_handler(lambda _, context: _internal_error(log, context))
         code = EXIT_FAILED
         try:
+            gc.collect()
+            gc.freeze()  # what is imported stays: the collector need not walk it again and again
             code = loop.run_until_complete(self._serve(loop, log))
         finally:
             self._remove_files()

@@ -23,6 +23,9 @@ from .thief import Thief
 BATCH: Final = 16
 """Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
 
+REMEMBERED: Final = 16
+"""Times kept of what was posted to a box; it holds about six messages, so what falls out has been taken long since."""
+
 CROWD: Final = 4
 """Connections in one turn from which on the next turn expects as many."""
 
@@ -44,15 +47,27 @@ class Box:
         steal_after: seconds that mail may lie in it before it may go to others; 0 is for ever.
     """
 
-    __slots__ = ("handed", "inbox", "outbox", "posted", "queued", "robbed", "steal_after", "taken_at", "worker")
+    __slots__ = (
+        "handed",
+        "inbox",
+        "outbox",
+        "post",
+        "posted",
+        "queued",
+        "robbed",
+        "steal_after",
+        "taken_at",
+        "worker",
+    )
 
     def __init__(self, worker: int, outbox: Outbox, inbox: Inbox | None = None, steal_after: float = 0.0) -> None:
         self.worker = worker
         self.outbox = outbox
         self.inbox = inbox
+        self.post = outbox.post  # bound once: these two are called for every connection
         self.queued = outbox.queued
         self.handed = 0
-        self.posted: deque[float] = deque()
+        self.posted: deque[float] = deque(maxlen=REMEMBERED)
         self.taken_at = 0.0
         self.robbed = False
         self.steal_after = steal_after if inbox is not None else 0.0
@@ -174,8 +189,8 @@ class Dispatch:
 
     def _readable(self) -> None:
         """Accept and hand on what waits, a batch at most. Every connection comes this way: no call too many."""
-        sock, accept, pack, clock = self.sock, sockets.accept, letters.pack, time.monotonic_ns
-        crowded, now = self._crowded, self._loop.time()
+        sock, accept, pack, clock, close = self.sock, sockets.accept, letters.pack, time.monotonic_ns, os.close
+        boxes, crowded, now = self._boxes, self._crowded, self._loop.time()
         if self.thief.late:
             self.thief.look()
         for count in range(BATCH):
@@ -183,8 +198,13 @@ class Dispatch:
             # in crowds the last accept of a turn finds out. A socket that others may make blocking is always asked.
             if count and not crowded and not self._more(0):
                 break
-            box = self._choose()
+            box = boxes[self._next] if self._next < len(boxes) else None
+            if box is not None and not box.robbed and not box.queued():  # most often; the rest is _choose's
+                self._after = self._next + 1 if self._next + 1 < len(boxes) else 0
+            else:
+                box = self._choose()
             if box is None:
+                self.thief.arm()
                 self._resume()
                 return
             try:
@@ -196,21 +216,19 @@ class Dispatch:
                 break
             fd, address = accepted
             letter = pack(address[0], address[1], clock()) if address.__class__ is tuple else pack("", 0, clock())
-            if box.outbox.post(letter, fd) is not _SENT:
+            if box.post(letter, fd) is not _SENT:
                 self._hand(letter, fd, box)  # once more, and what follows from a failure
+                self.thief.arm()
                 return
-            os.close(fd)
-            self._sent(box, now)
+            close(fd)
+            box.handed += 1
+            box.posted.append(now)
+            self._next = self._after
         else:
             count = BATCH
+        self.thief.arm()
         self._crowded = count >= CROWD and not self._inherited
         self._short = False
-
-    def _sent(self, box: Box, now: float) -> None:
-        box.handed += 1
-        self._next = self._after
-        if box.steal_after:
-            self.thief.note(box, now)
 
     def give(self, mail: Mail, box: Box) -> None:
         """Hand on what was taken back from another's box, before anything that is accepted now."""
@@ -226,7 +244,10 @@ class Dispatch:
         posted = box.outbox.post(letter, fd)
         if posted is _SENT:
             os.close(fd)
-            self._sent(box, self._loop.time())
+            box.handed += 1
+            box.posted.append(self._loop.time())
+            self._next = self._after
+            self.thief.arm()
             return True
         self._held.appendleft((letter, fd))  # it has waited longest of all that is held
         if posted is Posted.BROKEN:

@@ -53,11 +53,12 @@ class Thief:
         self._timer: asyncio.TimerHandle | None = None
         self._charge = _charge()  # now: later there may be no descriptor for it
 
-    def note(self, box: "Box", now: float) -> None:
-        """Something was posted to the box."""
-        box.posted.append(now)
+    def arm(self) -> None:
+        """Something was posted: look in a while."""
         if self._timer is None:
-            self._timer = self._loop.call_later(max(SHORTEST, box.steal_after / 2), self._beat)
+            pace = min((box.steal_after for box in self._dispatch.boxes if box.steal_after), default=0.0)
+            if pace:
+                self._timer = self._loop.call_later(max(SHORTEST, pace / 2), self._beat)
 
     def close(self) -> None:
         """Look no more."""

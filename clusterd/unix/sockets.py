@@ -151,7 +151,9 @@ def _listening_inodes(port: int) -> set[bytes]:
 
 
 def accept(listener: socket.socket) -> tuple[int, Any] | None:
-    """Accept one connection as a bare descriptor, non-blocking and close-on-exec; ``None`` when none waits.
+    """Accept one connection as a bare descriptor, close-on-exec; ``None`` when none waits.
+
+    It is blocking, as accept(2) leaves it: whoever is to read from it sets that, and one ioctl is enough.
 
     ``socket.accept`` would build a Python socket for each, which doubles the price. Connections that were lost before
     they were accepted are passed over.
@@ -175,7 +177,6 @@ def accept(listener: socket.socket) -> tuple[int, Any] | None:
             if error.errno in _LOST_BEFORE_ACCEPT:
                 continue
             raise
-        os.set_blocking(fd, False)
         return fd, address
 
 

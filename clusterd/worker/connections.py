@@ -90,7 +90,7 @@ class Connections:
         """Serve a connection that was handed over.
 
         Args:
-            sock: its socket, non-blocking.
+            sock: its socket.
             app_state: what the app's lifespan has left for its requests.
             token: told when the first byte is read.
 
@@ -112,6 +112,7 @@ class Connections:
         if self._make_transport is not None:
             # asyncio's own step behind connect_accepted_socket, without the task and the future around it: 10 us less.
             try:
+                sock.setblocking(False)  # uvloop does it by itself
                 self._make_transport(sock, protocol)
             except BaseException:
                 self.state.connections.discard(protocol)

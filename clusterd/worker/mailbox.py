@@ -96,8 +96,9 @@ class Intake:
     Args:
         loop: the worker's.
         boxes: the mailboxes; their descriptors are closed by ``close``.
-        on_connection: called with each connection, its papers and its token. The socket is non-blocking as the primary
-            made it, though the Python object does not know. What it raises closes that connection and is logged.
+        on_connection: called with each connection, its papers and its token. The socket is blocking: making it
+            non-blocking is the callee's, before anything waits for it. What it raises closes that connection and is
+            logged.
         on_end: called once, when no box can bring mail any more.
         words: the worker's row of the scoreboard.
 

@@ -118,7 +118,7 @@ def test_no_text_for_a_host_makes_anything_but_one_error(text: str) -> None:
         sockets.bind_tcp(text + "::%", 0, 1).close()
 
 
-def test_accepted_descriptors_are_bare_non_blocking_and_close_on_exec() -> None:
+def test_accepted_descriptors_are_bare_and_close_on_exec() -> None:
     with sockets.bind_tcp("127.0.0.1", 0, 16) as listener:
         assert sockets.accept(listener) is None
         with socket.create_connection(listener.getsockname()) as client:
@@ -127,7 +127,6 @@ def test_accepted_descriptors_are_bare_non_blocking_and_close_on_exec() -> None:
             fd, address = got
             assert address == client.getsockname()
             assert not os.get_inheritable(fd)
-            assert not os.get_blocking(fd)
             os.close(fd)
         assert sockets.accept(listener) is None
 
