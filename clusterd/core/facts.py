@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ExitReason(StrEnum):
-    """Why a worker ended, as the metrics name it (design §10)."""
+    """Why a worker ended, as the metrics name it."""
 
     CRASH = "crash"
     BOOT = "boot"

@@ -1,9 +1,10 @@
 """Node's IPC channel as a state machine: bytes and descriptors in, messages out, and back; no sockets.
 
-Either end of the protocol of node-cluster-spec §10 (framing, handles, acknowledgement) with the ``seq``/``ack`` of §11.
-What Node does badly is done better where the wire allows it: a garbled line ends the channel, not the process (§15 row
-15); a handle of any kind that did not arrive is sent again and comes back to its owner in the end; handles that were
-under way when the peer died come back too (§15 row 1).
+Either end of the protocol of Node's ``child_process`` (framing, handles, acknowledgement) with the ``seq``/``ack`` of
+its ``cluster``.
+What Node does badly is done better where the wire allows it: a garbled line ends the channel, not the process; a handle
+of any kind that did not arrive is sent again and comes back to its owner in the end; handles that were under way when
+the peer died come back too.
 
 How an owner drives it, on whatever loop it has::
 
@@ -36,7 +37,7 @@ DGRAM: Final = "dgram.Socket"
 DGRAM_NATIVE: Final = "dgram.Native"
 
 SLOW_DOWN: Final = 131072
-"""Unsent bytes from which on ``send`` answers False (node-cluster-spec §10.5)."""
+"""Unsent bytes from which on ``send`` answers False."""
 
 MAX_QUEUED: Final = MAX_LINE
 """Unsent bytes above which the peer counts as broken, unless the owner says otherwise. The stream underneath must queue
@@ -46,7 +47,7 @@ MAX_UNPAIRED: Final = 4
 """Descriptors that may wait for their message. Node waits with one, and a peer that keeps the rules needs one."""
 
 ATTEMPTS: Final = 4
-"""How often a handle is sent before it is given back: once, and three times more (node-cluster-spec §10.4)."""
+"""How often a handle is sent before it is given back: once, and three times more."""
 
 _OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
 _ACK: Final = encode({"cmd": "NODE_HANDLE_ACK"})
@@ -61,7 +62,7 @@ class Received(NamedTuple):
     Attributes:
         message: any JSON value. For a handle it is the inner message, without its envelope.
         fd: the descriptor that came with it, the owner's from now on; ``None`` for a message without a handle.
-        internal: it is one of Node's own (``cmd`` begins with ``NODE_``) and never a user's ``message`` event (§10.3).
+        internal: it is one of Node's own (``cmd`` begins with ``NODE_``) and never a user's ``message`` event.
         kind: the envelope's ``type``, ``net.Native`` and so on; ``None`` without a handle, or if it was no string.
         ack: the ``seq`` of the question asked here that this answers; ``None`` for everything else, answers nobody
             asked for among it. Each question is answered at most once.
@@ -75,7 +76,7 @@ class Received(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """One ``sendmsg``: ``fd`` goes with the first byte; after a partial write the rest goes without (§12 point 5)."""
+    """One ``sendmsg``: ``fd`` goes with the first byte; after a partial write the rest goes without."""
 
     data: bytes
     fd: int | None
@@ -113,7 +114,7 @@ class _Handle:
 
 
 def is_internal(message: object) -> bool:
-    """Whether ``message`` is one of Node's own: an object whose ``cmd`` begins with ``NODE_`` and goes on (§10.3)."""
+    """Whether ``message`` is one of Node's own: an object whose ``cmd`` begins with ``NODE_`` and goes on."""
     if type(message) is not dict:
         return False
     cmd = message.get("cmd")
@@ -165,7 +166,7 @@ class Channel:
 
     @property
     def settled(self) -> bool:
-        """Nothing waits here, to be written or to be acknowledged: the channel may close without loss (§10.6)."""
+        """Nothing waits here, to be written or to be acknowledged: the channel may close without loss."""
         return not (self._ready or self._waiting or self._flight)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Received]:
@@ -174,7 +175,7 @@ class Channel:
         Args:
             data: bytes, in any splitting.
             fds: descriptors that came with them. They go to the handle messages completed by this or a later call, in
-                order (§10.4).
+                order.
 
         Raises:
             PeerError: the peer broke the rules (no JSON, a line too long, nesting too deep, too much owed to it). If
@@ -333,7 +334,7 @@ class Channel:
                 received.append(Received(message, None, True, None, self._answered(message)))
 
     def _answered(self, message: dict[str, Any]) -> int | None:
-        """The question that ``message`` answers, which is thereby answered; a user may forge an ``ack`` (§10.3)."""
+        """The question that ``message`` answers, which is thereby answered; a user may forge an ``ack``."""
         ack = message.get("ack")
         if type(ack) is not int or message["cmd"] != "NODE_CLUSTER" or ack not in self._asked:
             return None

@@ -1,9 +1,10 @@
 """JSON lines between processes: one value a line, both ways, with bounds on what the peer may send.
 
 The framing is that of Node's IPC channel in its ``json`` serialization: UTF-8 text, ``\\n`` after every value
-(node-cluster-spec §10.2). msgspec does the work; the standard library's decoder and encoder see only what msgspec
-refuses although JSON has it: lone surrogates (``"\\ud800"``, which ``JSON.stringify`` writes) and numbers that no
-double holds. The standard library alone would be eight times slower on messages of the usual hundred bytes.
+(its documentation, "Advanced serialization"). msgspec does the work; the standard library's decoder and encoder see
+only what msgspec refuses although JSON has it: lone surrogates (``"\\ud800"``, which ``JSON.stringify`` writes) and
+numbers that no double holds. The standard library alone would be eight times slower on messages of the usual hundred
+bytes.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What is written on a connection handed over by mailbox: the peer's address and the time of accept.
 
 One message, at most ``MAX_SIZE`` bytes: a version, the time, the port, the host as text. A probe is the version alone
-and comes without a descriptor (design §4, "Stealing").
+and comes without a descriptor.
 """
 
 from struct import Struct

@@ -1,8 +1,8 @@
 """What a primary and its workers say to each other: the acts of Node's cluster, and the few it lacks.
 
-Constructors return the ``NODE_CLUSTER`` objects of node-cluster-spec §11, members in Node's order; ``Channel.send`` and
-``Channel.ask`` add the ``seq``. ``read`` is the one reader: typed, and strict about what the receiver would act upon.
-``go``, ``ready`` and ``failed`` are clusterd's own; Node ignores acts that it does not know.
+Constructors return the ``NODE_CLUSTER`` objects of Node's ``lib/internal/cluster``, members in its order;
+``Channel.send`` and ``Channel.ask`` add the ``seq``. ``read`` is the one reader: typed, and strict about what the
+receiver would act upon. ``go``, ``ready`` and ``failed`` are clusterd's own; Node ignores acts that it does not know.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ MAX_DATA: Final = 64 * 1024
 _REPORT_HEAD: Final = MAX_REPORT // 4  # the rest is for the end, where a traceback says what happened
 
 AddressType: TypeAlias = int | str | None
-"""4 or 6; -1 for a unix socket; ``udp4``, ``udp6``; ``None`` for a descriptor (node-cluster-spec §4.1)."""
+"""4 or 6; -1 for a unix socket; ``udp4``, ``udp6``; ``None`` for a descriptor."""
 
 
 class Act(StrEnum):
@@ -49,7 +49,7 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class QueryServer:
-    """Worker: asks for a listening socket; answered by ``query_reply`` (node-cluster-spec §6).
+    """Worker: asks for a listening socket; answered by ``query_reply``.
 
     Attributes:
         seq: what the reply acknowledges.
@@ -80,7 +80,7 @@ class QueryServer:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Worker: a server listens. The argument of the ``listening`` event (node-cluster-spec §4.1).
+    """Worker: a server listens. The argument of the ``listening`` event.
 
     Attributes:
         address_type: see ``AddressType``.
@@ -221,7 +221,7 @@ def newconn(key: str) -> dict[str, Any]:
 
 
 def disconnect() -> dict[str, Any]:
-    """Primary: finish and leave. To be sent once: a second crashes Node workers (node-cluster-spec §12.14)."""
+    """Primary: finish and leave. To be sent once: a second crashes Node workers."""
     return {"cmd": CLUSTER, "act": Act.DISCONNECT}
 
 
@@ -251,7 +251,7 @@ def query_reply(
     """Primary: answers ``queryServer``; arguments as the attributes of ``Reply``.
 
     ``errno`` 0 goes with the shared socket's descriptor. ``data`` must be what the key's first worker sent: a TLS
-    worker of Node crashes without it (node-cluster-spec §12.4).
+    worker of Node crashes without it.
     """
     message: dict[str, Any] = {"cmd": CLUSTER, "errno": errno, "key": key, "ack": ack, "data": data}
     if sockname is not None:

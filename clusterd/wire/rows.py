@@ -1,7 +1,7 @@
 """The scoreboard's layout: which 64-bit word of a worker's row means what.
 
 One writer (the worker), one reader (the primary). Every word stands alone: no reader may need two of them to agree,
-and the primary believes none of them for control (design §3, "Scoreboard").
+and the primary believes none of them for control.
 """
 
 from enum import IntEnum

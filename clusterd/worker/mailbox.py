@@ -1,7 +1,7 @@
 """Taking connections out of the worker's mailboxes, at most two ahead of what has been read.
 
 That bound is what a SIGKILL of this worker can cost: mail that was not taken is read back by the primary, a connection
-that was taken and not read is lost (design §4, "Taking").
+that was taken and not read is lost.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Design §4, "Stealing", with real workers that sleep, compute or are stopped: nobody waits for them, nobody is robbed
+"""Stealing, with real workers that sleep, compute or are stopped: nobody waits for them, nobody is robbed
 without need."""
 
 import os

@@ -1,4 +1,4 @@
-"""Design §3, "If the primary dies", with real processes: workers finish, the zygote buries, a successor takes stock."""
+"""If the primary dies, with real processes: workers finish, the zygote buries, a successor takes stock."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Design §3, "Is forking safe?", and apps that cannot be imported, with real processes."""
+"""The proof that forking is safe, and apps that cannot be imported, with real processes."""
 
 import json
 

@@ -69,7 +69,7 @@ EXPECTED = (
     "worker_open_fds",
     "worker_max_fds",
 )
-"""Rows of design §10 that a service has from its first second on."""
+"""Rows that a service has from its first second on."""
 
 
 def test_every_row_is_there_from_the_beginning(launcher: Launcher) -> None:

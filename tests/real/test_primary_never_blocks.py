@@ -1,4 +1,4 @@
-"""Design §3, "The primary never blocks", with a real one: nobody reads what it says, descriptors run out."""
+"""The primary never blocks, with a real one: nobody reads what it says, descriptors run out."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""Design §3, "Death", with real processes: of zygotes and of workers, and what they leave behind."""
+"""Death, with real processes: of zygotes and of workers, and what they leave behind."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Design §3 with real processes: who is whose parent, and what a worker is born with."""
+"""The processes, for real: who is whose parent, and what a worker is born with."""
 
 import os
 import signal

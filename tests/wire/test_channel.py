@@ -1,4 +1,4 @@
-"""The IPC channel's rules, one by one (node-cluster-spec §10). Descriptors here are mere numbers."""
+"""The IPC channel's rules, one by one. Descriptors here are mere numbers."""
 
 from itertools import count
 from typing import Any

@@ -29,7 +29,7 @@ from clusterd.wire.messages import (
 
 KEY = "null:39123:4:undefined:0"
 
-# node-cluster-spec §11, what a real Node worker and a primary said to each other; the last seqs are left open there
+# What a real Node worker and a primary said to each other; the last seqs are left open there
 WORKER_SAID = [
     '{"cmd":"NODE_CLUSTER","act":"online","seq":0}',
     (
