@@ -25,7 +25,7 @@ NO_SKIPS = os.environ.get("CLUSTERD_NO_SKIPS") == "1"
 def pytest_configure(config: pytest.Config) -> None:
     """Proof that what a test starts ends with it is looked for in ``/proc``, so without one nothing here is true."""
     # Run in the background of a shell, SIGINT comes ignored, and every service under test would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: TID251
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
 

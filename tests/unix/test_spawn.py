@@ -83,10 +83,12 @@ def test_a_program_begins_with_an_empty_mask_and_default_actions_while_its_paren
         os.kill(os.getpid(), signal.SIGUSR1)
         answer = told()
         waiting = signal.sigpending() - {signal.SIGCHLD}
-        python_ignores = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
-        return [answer["blocked"], answer["ignored"] & ~python_ignores, sorted(waiting)]
+        # 32 and 33 are the C library's own: nobody can set them, and they may come ignored (posix_spawn(3)).
+        ignored = {number for number in signal.valid_signals() if answer["ignored"] >> (number - 1) & 1}
+        python_ignores = {signal.SIGPIPE, signal.SIGXFSZ}
+        return [answer["blocked"], sorted(ignored - python_ignores), sorted(waiting)]
 
-    assert in_child(start) == [0, 0, [signal.SIGUSR1]]
+    assert in_child(start) == [0, [], [signal.SIGUSR1]]
 
 
 def test_a_program_that_is_not_python_does_not_ignore_a_broken_pipe() -> None:
