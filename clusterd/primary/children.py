@@ -21,6 +21,7 @@ from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
 from . import output
+from . import stacks as stack_files
 from .dispatch import Box, Dispatch
 from .listeners import Listeners
 
@@ -51,6 +52,7 @@ class Child:
     boxes: dict[str, Box]
     inboxes: dict[str, mail.Inbox]
     last_lines: deque[str]
+    stacks: stack_files.Stacks
     outputs: list[output.Output] = field(default_factory=list)
     pid: int = 0
     pidfd: int = -1
@@ -77,6 +79,7 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+        self.stacks.close()
         self.board.close()
 
 
@@ -142,6 +145,10 @@ class Children:
             theirs.append(board_fd)
             board = scoreboard.Board.attach(board_fd, rows.WORDS, writable=False)
             ours.append(board.close)
+            stacks_fd = stack_files.create()
+            theirs.append(stacks_fd)
+            stacks = stack_files.Stacks(self._loop, os.dup(stacks_fd))
+            ours.append(stacks.close)
             last_lines: deque[str] = deque(maxlen=self._crash_lines or 1)
             pipes = []
             for stream in ("stdout", "stderr") if self._capture else ():
@@ -163,7 +170,7 @@ class Children:
             for fd in theirs:
                 os.close(fd)
             raise
-        child = self._child(command, near, board, boxes, inboxes, last_lines)
+        child = self._child(command, near, board, boxes, inboxes, last_lines, stacks)
         for reading, stream in pipes:
             child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines))
         addresses = [[name, *self._listeners.socknames[name]] for name in names]
@@ -177,6 +184,7 @@ class Children:
         boxes: dict[str, Box],
         inboxes: dict[str, mail.Inbox],
         last_lines: deque[str],
+        stacks: stack_files.Stacks,
     ) -> Child:
         worker = command.worker
         talk = Conversation(
@@ -189,7 +197,17 @@ class Children:
         )
         talk.attach(stream)
         child = Child(
-            worker, command.pool, command.slot, command.generation, talk, stream, board, boxes, inboxes, last_lines
+            worker,
+            command.pool,
+            command.slot,
+            command.generation,
+            talk,
+            stream,
+            board,
+            boxes,
+            inboxes,
+            last_lines,
+            stacks,
         )
         self.by_id[worker] = child
         return child
@@ -278,6 +296,17 @@ class Children:
             return False
         pidfd.kill_group(child.pid)  # not reaped yet, so the number is still its own
         self._signal(child, signal.SIGKILL)
+        return True
+
+    def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
+        """Have ``done`` called, later and once, with a worker's stacks as text; false if it is not known or not born.
+
+        It stops nothing, and takes a second where the interpreter cannot be had (:mod:`.stacks`).
+        """
+        child = self.by_id.get(worker)
+        if child is None or child.pidfd < 0:
+            return False
+        child.stacks.ask(child.pidfd, done)
         return True
 
     def _signal(self, child: Child, number: signal.Signals) -> None:

@@ -13,8 +13,11 @@ WORD = 8
 """Bytes a word."""
 
 
-def create(words: int) -> int:
+def create(words: int, name: str = "scoreboard") -> int:
     """A memfd of ``words`` zeroed 64-bit words, close-on-exec, sealed against shrinking, growing and further seals.
+
+    Args:
+        name: what ``/proc/PID/fd`` shows it as.
 
     Raises:
         ValueError: ``words`` is not positive.
@@ -22,7 +25,7 @@ def create(words: int) -> int:
     """
     if words <= 0:
         raise ValueError(f"a scoreboard has at least one word, not {words}")
-    fd = os.memfd_create("scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, words * WORD)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

@@ -47,8 +47,8 @@ class Load:
 class Spawn:
     """Primary to zygote: fork one worker.
 
-    Descriptors: the channel; the scoreboard; if ``captured``, standard output's writing and reading end and standard
-    error's; then one mailbox for each of ``boxes``.
+    Descriptors: the channel; the scoreboard; the file for its stacks; if ``captured``, standard output's writing and
+    reading end and standard error's; then one mailbox for each of ``boxes``.
 
     Attributes:
         boxes: name and address of each listener, as ``[name, host, port]``.

@@ -25,7 +25,7 @@ from ..unix import process, scoreboard
 from ..wire import messages, rows
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
-from . import asgi, link
+from . import asgi, link, stacks
 from .beat import Beat
 from .options import HttpOptions, Inboxed
 
@@ -88,13 +88,13 @@ def run(birth: Birth) -> NoReturn:
     request, load = birth.spawn, birth.load
     # -- apart from the zygote: a group of its own, so that all it starts can be ended with it; own descriptors only.
     os.setpgid(0, 0)
-    channel_fd, board_fd, *rest = birth.fds
+    channel_fd, board_fd, stacks_fd, *rest = birth.fds
     held = _take_over_output(rest) if request.captured else None
     box_fds = rest[0 if held is None else 4 :]
     boxes = [
         Inboxed(str(name), fd, (host, port)) for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
     ]
-    keep = {0, 1, 2, channel_fd, board_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
+    keep = {0, 1, 2, channel_fd, board_fd, stacks_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
     process.close_fds_except(keep)
     process.set_oom_score_adj(OOM_SCORE)
     process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
@@ -126,6 +126,7 @@ def run(birth: Birth) -> NoReturn:
     board.words[rows.Row.VERSION] = rows.VERSION
     loop = asgi.new_event_loop()
     asyncio.set_event_loop(loop)
+    stacks.arm(stacks_fd, loop)
     control = link.Link(
         loop, sock, channel, early, worker=request.worker, slot=request.slot, pool=load.pool, generation=load.generation
     )

@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+from clusterd.wire import stacks
 from tests.real.harness import Launcher
 from tests.real.looking import app, ask, children, descriptors, fields, pids_of, start, title, zygote
 
@@ -89,18 +90,21 @@ async def answer(path):
         ignored = {number for number in signal.valid_signals() if int(status["SigIgn"], 16) >> (number - 1) & 1}
         assert ignored == {signal.SIGPIPE, signal.SIGXFSZ}
         caught = {number for number in range(1, 65) if int(status["SigCgt"], 16) >> (number - 1) & 1}
-        assert caught == {signal.SIGINT, signal.SIGTERM}
+        assert caught == {signal.SIGINT, signal.SIGTERM, stacks.SIGNAL}
     assert os.getpgid(zygote(service)) == zygote(service)
 
 
 def test_a_worker_has_no_descriptors_but_its_own(launcher: Launcher) -> None:
-    """Channel, scoreboard, mailbox, output with its reading ends, the service's own output; and what its loop opens."""
+    """Channel, scoreboard, stacks, mailbox, output with its reading ends, the service's; and what its loop opens."""
     service = start(launcher, app())
     of_service = descriptors(service.pid)
     one, other = (descriptors(pid) for pid in pids_of(service).values())
     for found in (one, other):
         assert found[0] == "/dev/null"
-        assert [what for what in found.values() if "memfd" in what] == ["/memfd:scoreboard (deleted)"]
+        assert sorted(what for what in found.values() if "memfd" in what) == [
+            "/memfd:scoreboard (deleted)",
+            "/memfd:stacks (deleted)",
+        ]
         assert not [what for what in found.values() if "pidfd" in what]
         # The mailbox's reading end is one socket that the primary holds too; nothing else is.
         assert len({what for what in found.values() if what.startswith("socket:")} & set(of_service.values())) == 1

@@ -45,12 +45,12 @@ def test_what_is_served_and_what_is_not() -> None:
 BEARER = """
 import json, os, socket, sys
 from clusterd.unix import scoreboard
-from clusterd.wire import rows, zygote as wire
+from clusterd.wire import rows, stacks, zygote as wire
 from clusterd.worker import boot
 
 first, parent = json.loads(sys.argv[1]), int(sys.argv[2])
 near, far = socket.socketpair()
-board = scoreboard.create(rows.WORDS)
+board, shown = scoreboard.create(rows.WORDS), scoreboard.create(stacks.SIZE // scoreboard.WORD)
 if os.fork() == 0:
     near.close()
     load = wire.Load("test", "web", 1, "app:app", "auto", "auto", parent or os.getppid(), None,
@@ -58,7 +58,8 @@ if os.fork() == 0:
                 "access_log": False, "linger": 0.1})
     async def app(scope, receive, send):
         raise RuntimeError("no lifespan")
-    boot.run(boot.Birth(load, wire.Spawn(1, 0, False, []), (far.detach(), board), (1, 2), lambda: app, frozenset()))
+    fds = (far.detach(), board, shown)
+    boot.run(boot.Birth(load, wire.Spawn(1, 0, False, []), fds, (1, 2), lambda: app, frozenset()))
 far.close()
 if first is not None:
     near.sendall(first.encode())
