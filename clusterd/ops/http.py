@@ -8,13 +8,15 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
 
+from clusterd.ops.exchange import JSON, TEXT, Credentials, Handler, Request, Response, Routes, text
 from clusterd.unix.sockets import peer_credentials
+
+__all__ = ["JSON", "TEXT", "Credentials", "Handler", "HttpServer", "Request", "Response", "Routes", "start", "text"]
 
 MAX_CONNECTIONS = 64
 MAX_HEAD = 8 * 1024
@@ -34,9 +36,6 @@ ROOT = 0
 own_uid = os.geteuid
 """These two users are answered on a unix socket. The file's mode says the same (0600), but a mode can be changed."""
 
-TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
-
 REASONS = {
     200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
     408: b"Request Timeout", 413: b"Content Too Large", 431: b"Request Header Fields Too Large",
@@ -48,53 +47,6 @@ BUSY = (
     b"content-length: 21\r\n\r\ntoo many connections\n"
 )
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Who is at the other end of a unix connection, as the kernel saw it connect (unix(7), SO_PEERCRED)."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, read to its end.
-
-    Attributes:
-        query: the last value of each parameter; one without a value is ``""``.
-        headers: by lower-case name; of several with one name, the last.
-        peer: over a unix socket, who asks.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes
-    peer: Credentials | None
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a handler answers."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: str = TEXT
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-Handler = Callable[[Request], Response]
-Routes = Mapping[str, Handler]
-"""Path to what answers GET and HEAD there."""
-
-
-def text(status: int, message: str) -> Response:
-    """A response of one line."""
-    return Response(status, message.encode("utf-8", "replace") + b"\n")
 
 
 class HttpServer:
@@ -179,8 +131,8 @@ class HttpServer:
             self.connections -= 1
             connection.close()
 
-    def answer(self, request: Request) -> Response:
-        """The response to a request; never raises."""
+    def answer(self, request: Request) -> Response | Awaitable[Response]:
+        """The response to a request, now or later; never raises."""
         if self.owner_only and (request.peer is None or request.peer.uid not in (ROOT, own_uid())):
             return text(403, "only root and the user the service runs as may ask this")
         handler = self.routes.get(request.path)
@@ -190,10 +142,20 @@ class HttpServer:
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"only GET and HEAD\n", headers={"allow": "GET, HEAD"})
         try:
-            return handler(request)
+            answer = handler(request)
         except Exception as error:
-            self._loop.call_exception_handler({"message": f"the handler of {request.path} failed", "exception": error})
-            return text(500, "internal error; the service's log has it")
+            return self._failed(request, error)
+        return answer if isinstance(answer, Response) else self._later(request, answer)
+
+    async def _later(self, request: Request, answer: Awaitable[Response]) -> Response:
+        try:
+            return await answer
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        self._loop.call_exception_handler({"message": f"the handler of {request.path} failed", "exception": error})
+        return text(500, "internal error; the service's log has it")
 
 
 async def start(sock: socket.socket, routes: Routes, *, owner_only: bool | None = None) -> HttpServer:
@@ -224,6 +186,7 @@ class _Connection(asyncio.Protocol):
         self._lingering = False
         self._thrown_away = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._answering: asyncio.Future[Response] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -234,6 +197,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
         self._server.remove(self)
 
     def abort(self) -> None:
@@ -257,7 +222,7 @@ class _Connection(asyncio.Protocol):
             return False
         self._http.receive_data(b"")
         self._advance()
-        return False
+        return self._answering is not None
 
     def pause_writing(self) -> None:
         """The client does not take its answers, so it is not asked for further requests either."""
@@ -282,7 +247,7 @@ class _Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Answer what is complete, for as long as the client takes the answers."""
-        while not self._paused and not self._lingering and not self._transport.is_closing():
+        while not (self._paused or self._lingering or self._answering or self._transport.is_closing()):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
@@ -308,6 +273,8 @@ class _Connection(asyncio.Protocol):
                         self._refuse(413, f"at most {MAX_BODY} bytes of body")
                 case h11.EndOfMessage():
                     self._respond()
+                    if self._answering is not None:
+                        return
                     if self._begun and not self._lingering:
                         # A further request is there already. One a turn of the loop: ten thousand of them fit into
                         # what is read at once, and the primary's own work must not wait for their answers.
@@ -338,7 +305,26 @@ class _Connection(asyncio.Protocol):
             body=bytes(self._body),
             peer=self._peer,
         )
-        self._write(self._server.answer(request), with_body=request.method != "HEAD")
+        answer = self._server.answer(request)
+        if isinstance(answer, Response):
+            self._finish(answer, request)
+            return
+        # The client waits for us now, so its deadline stands still; and what it sends on stays in the socket.
+        self._transport.pause_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._answering = asyncio.ensure_future(answer)
+        self._answering.add_done_callback(lambda done: self._answered(done, request))
+
+    def _answered(self, done: asyncio.Future[Response], request: Request) -> None:
+        self._answering = None
+        if not done.cancelled() and not self._transport.is_closing():
+            self._deadline(TIMEOUT)
+            self._finish(done.result(), request)
+            self._advance()
+
+    def _finish(self, response: Response, request: Request) -> None:
+        self._write(response, with_body=request.method != "HEAD")
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._begun = bool(self._http.trailing_data[0])

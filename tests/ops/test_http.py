@@ -28,7 +28,41 @@ def fails(request: Request) -> Response:
     raise RuntimeError("secret")
 
 
-ROUTES: Routes = {"/echo": echo, "/fails": fails, "/big": lambda request: Response(200, BIG)}
+async def later(request: Request) -> Response:
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return text(200, f"later {dict(request.query)}")
+
+
+async def fails_later(request: Request) -> Response:
+    await asyncio.sleep(0)
+    raise RuntimeError("secret")
+
+
+class Never:
+    """A handler that answers nobody, and knows how many wait for it."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+    async def __call__(self, request: Request) -> Response:
+        self.waiting += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.waiting -= 1
+        return text(200, "never")
+
+
+NEVER = Never()
+ROUTES: Routes = {
+    "/echo": echo,
+    "/fails": fails,
+    "/big": lambda request: Response(200, BIG),
+    "/later": later,
+    "/fails-later": fails_later,
+    "/never": NEVER,
+}
 
 
 def serves(running: Running) -> bool:
@@ -278,3 +312,23 @@ def test_closing_ends_the_connections(running: Running) -> None:
         assert read_all(client) == b""
     with pytest.raises(ConnectionRefusedError), running.connect():
         pass
+
+
+def test_an_answer_that_takes_turns_comes_in_its_order_also_to_half_closed_clients(running: Running) -> None:
+    answer = running.ask(b"".join(b"GET /later?n=%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(20)))
+    assert re.findall(rb"later {'n': '(\d+)'", answer) == [b"%d" % n for n in range(20)]
+    assert status_of(running.ask(b"GET /fails-later HTTP/1.0\r\n\r\n")) == 500
+    assert [str(error) for error in running.reported] == ["secret"]
+
+
+def test_who_waits_for_an_answer_is_not_hurried_and_others_are_served(hasty: None, running: Running) -> None:
+    with running.connect() as client:
+        client.sendall(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\nGET /echo HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_for(lambda: NEVER.waiting == 1, DEADLINE)
+        assert serves(running)
+        client.settimeout(2 * http.TIMEOUT)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    # It does not read from a client that waits, so it learns that it has gone when the server closes.
+    running.loop.call_soon_threadsafe(running.server.close)
+    wait_for(lambda: NEVER.waiting == 0, DEADLINE)
