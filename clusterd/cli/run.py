@@ -28,7 +28,7 @@ from ..primary.service import Eyes, Primary
 from ..unix import activation, cgroup, local, process, sockets
 from ..unix.notify import Notifier
 from .configure import bind_option, config_option, set_option, workers_option
-from .sight import Sight
+from .sight import HISTOGRAM_WORDS, Sight
 
 CONTROL_BACKLOG = 64
 
@@ -108,7 +108,7 @@ class Composition:
             started_at=loop.time(),
             monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),
         )
-        metrics = Metrics(sight, about.version, self._loaded.sha256)
+        metrics = Metrics(sight, about.version, self._loaded.sha256, histograms=HISTOGRAM_WORDS)
         notify = Notify(notifier, sight)
         log.source = sight
         eyes = Eyes(

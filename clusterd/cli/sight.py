@@ -5,9 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..core.facts import View
 from ..ops.source import ListenerSample, Sample
 from ..primary.service import Primary
-from ..wire.rows import Row
+from ..unix import cgroup
+from ..wire.rows import HISTOGRAMS, Histogram, Row
 
-_NAMES = [(row.name.lower(), row.value) for row in Row]
+
+def _words(name: str, histogram: Histogram) -> tuple[str, ...]:
+    """What the words of a histogram are called: its buckets', then its sum's."""
+    return (*(f"{name}_{bucket}" for bucket in range(len(histogram.buckets))), f"{name}_sum_ns")
+
+
+_NAMES = [(row.name.lower(), row.value) for row in Row] + [
+    (word, index)
+    for name, histogram in HISTOGRAMS.items()
+    for word, index in zip(_words(name, histogram), (*histogram.buckets, histogram.sum_ns), strict=True)
+]
+
+HISTOGRAM_WORDS = {name: (_words(name, histogram), histogram.bounds) for name, histogram in HISTOGRAMS.items()}
+"""What :class:`~clusterd.ops.metrics.Metrics` is told of the rows' histograms."""
 
 
 class _Samples(Mapping[int, Sample]):
@@ -35,6 +49,9 @@ class Sight:
 
     primary: Primary
 
+    def __init__(self) -> None:
+        self._cgroup = cgroup.Counters()
+
     def view(self) -> View:
         return self.primary.view()
 
@@ -52,6 +69,12 @@ class Sight:
 
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         return self.primary.children.reclaimed
+
+    def saturation(self) -> Mapping[str, float]:
+        return self.primary.saturation()
+
+    def cgroup(self) -> tuple[float | None, int | None]:
+        return self._cgroup.throttled_seconds(), self._cgroup.oom_kills()
 
     def loop_age(self) -> float:
         return self.primary.loop_age()

@@ -92,8 +92,8 @@ def health_routes(source: Source) -> Routes:
 def monitoring_routes(source: Source, metrics: Metrics) -> Routes:
     """What anybody who reaches the monitoring address may read. Nothing here changes anything."""
 
-    def page(request: Request) -> Response:
-        body, content_type = metrics.page(request.headers.get("accept", ""))
+    async def page(request: Request) -> Response:
+        body, content_type = await metrics.page_in_turns(request.headers.get("accept", ""))
         return Response(200, body, content_type)
 
     return {"/metrics": page, **health_routes(source)}

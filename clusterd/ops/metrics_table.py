@@ -50,6 +50,11 @@ METRICS: tuple[MetricRow, ...] = (
         "The generation of code and configuration that new workers get. A rise: a reload.",
     ),
     MetricRow(
+        "clusterd_pool_saturation_ratio", "gauge", _POOL,
+        "Share of the pool's ready workers that leave connections waiting or whose event loop turned over 0.1 s late: "
+        "0 is idle, 1 is full. A rise: more workers, or a faster app, are needed.",
+    ),
+    MetricRow(
         "clusterd_worker_starts_total", "counter", _POOL,
         "Worker processes started. A rise without reloads or scaling: workers end and are replaced.",
     ),
@@ -84,6 +89,20 @@ METRICS: tuple[MetricRow, ...] = (
         "clusterd_drain_duration_seconds", "histogram", _POOL,
         "Seconds from telling a worker to drain until its end. A rise towards drain_timeout: requests are about to "
         "be cut off.",
+    ),
+    MetricRow(
+        "clusterd_handover_duration_seconds", "histogram", _POOL,
+        "Seconds from the accept of a connection in the primary until a worker has taken it. A rise: workers are busy "
+        "or blocked.",
+    ),
+    MetricRow(
+        "clusterd_http_request_duration_seconds", "histogram", _POOL,
+        "Seconds from a request's complete head until the end of its response, of responses that had an end. A rise: "
+        "the app has become slower.",
+    ),
+    MetricRow(
+        "clusterd_event_loop_lag_seconds", "histogram", _POOL,
+        "Seconds by which the one-second beat of a worker's event loop was late. A rise: something blocks the loop.",
     ),
     MetricRow(
         "clusterd_connections_total", "counter", ("pool", "slot", "listener"),
@@ -139,6 +158,16 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow(
         "clusterd_worker_max_fds", "gauge", _SLOT,
         "File descriptors the worker may open. A rise: its limit was raised.",
+    ),
+    MetricRow(
+        "clusterd_cgroup_cpu_throttled_seconds_total", "counter", (),
+        "Seconds for which processes of the service's control group waited for its CPU quota; absent where the kernel "
+        "does not count. A rise: the quota is too small.",
+    ),
+    MetricRow(
+        "clusterd_cgroup_oom_kills_total", "counter", (),
+        "Processes of the service's control group that the kernel killed for want of memory; absent where the kernel "
+        "does not count. A rise: the memory limit is too small, or the app leaks.",
     ),
 )  # fmt: skip
 """In the order of exposition. Beside these the page has the primary's own ``process_*`` and ``python_*``."""

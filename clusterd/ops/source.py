@@ -57,6 +57,12 @@ class Source(Protocol):
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         """(Pool, ``dead`` or ``blocked``) to the connections read back from mailboxes so far."""
 
+    def saturation(self) -> Mapping[str, float]:
+        """Pool to the share of its ready workers that leave work waiting."""
+
+    def cgroup(self) -> tuple[float | None, int | None]:
+        """Seconds of CPU throttling and number of OOM kills of our cgroup; ``None`` where the kernel does not count."""
+
     def loop_age(self) -> float:
         """Seconds since the primary's loop last turned its own beat."""
 

@@ -1,7 +1,7 @@
 """What workers counted, kept over their deaths: untrusted rows in, counters that never fall out."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 COUNTERS = {
@@ -13,6 +13,12 @@ COUNTERS = {
     "cpu_ns": 1024e9,
 }
 """Counters of a row, and how much each may rise a second before it is garbage: a million responses, 1,024 cores."""
+
+OBSERVATIONS = 1e6
+"""How much a bucket of a histogram may rise a second, and …"""
+
+OBSERVED_NS = 1e9 * 2**20
+"""… its sum: a million things that take time at once."""
 
 GAUGES = {
     "connections_open": (0, 2**24),
@@ -38,91 +44,91 @@ class Life:
     pool: str
     slot: int
     since: float
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    counts: dict[str, int] = field(default_factory=dict)
     handed: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
     heartbeat_ns: int = 0
 
-    def read(self, row: Mapping[str, int], now: float) -> None:
-        """Take over from a row what is believable. What is not leaves the value as it was.
-
-        A rise is measured against the time since the last reading and at least a second, so that a burst is no garbage
-        and a worker that wrote nonsense once is believed again when its counters make sense.
-        """
-        elapsed = max(now - self.since, 1.0)
-        for name, rate in COUNTERS.items():
-            value = row.get(name, 0)
-            if 0 <= value - self.counts[name] <= rate * elapsed:
-                self.counts[name] = value
-        self.since = now
-        heartbeat = row.get("heartbeat_ns", 0)
-        self.heartbeat_ns = heartbeat if 0 < heartbeat <= now * 1e9 else 0
-        self.gauges = {}
-        if self.heartbeat_ns:  # before the first beat a row of zeros says nothing
-            for name, (least, most) in GAUGES.items():
-                if least <= (value := row.get(name, 0)) <= most:
-                    self.gauges[name] = value
-
-    def hand(self, listener: str, count: int) -> None:
-        """Note the connections it was handed; the primary's own count, and still not allowed to fall."""
-        self.handed[listener] = max(count, self.handed.get(listener, 0))
-
 
 class Tally:
-    """Sums over all workers a slot ever had: a base of the dead, and the living on top."""
+    """Sums over all workers a slot ever had.
 
-    def __init__(self) -> None:
+    What a worker's counter rose by is added when it is read, so that its end changes nothing, and a sum costs nothing
+    to ask for.
+
+    Args:
+        histograms: by name, the words of a row that count observations: the buckets', then the sum's.
+    """
+
+    def __init__(self, histograms: Mapping[str, Sequence[str]] | None = None) -> None:
         self.living: dict[int, Life] = {}
-        self._counts: Counter[tuple[str, int, str]] = Counter()
-        self._handed: Counter[tuple[str, int, str]] = Counter()
+        self.counts: dict[tuple[str, int], Counter[str]] = {}
+        self.handed: Counter[tuple[str, int, str]] = Counter()
+        self._observed: dict[str, Counter[str]] = {}
+        self._histograms = dict(histograms or {})
+        self._rates = dict(COUNTERS)
+        self._of_pools: frozenset[str] = frozenset(word for words in self._histograms.values() for word in words)
+        for words in self._histograms.values():
+            self._rates |= dict.fromkeys(words, OBSERVATIONS) | {words[-1]: OBSERVED_NS}
 
     def begin(self, worker: int, pool: str, slot: int, now: float) -> None:
         """A worker is about to exist."""
         self.living.setdefault(worker, Life(pool, slot, now))
+        self.counts.setdefault((pool, slot), Counter())
 
     def end(self, worker: int) -> None:
-        """A worker has ended: what it counted becomes part of its slot's base. Unknown workers change nothing."""
-        life = self.living.pop(worker, None)
+        """A worker has ended. Unknown workers change nothing."""
+        self.living.pop(worker, None)
+
+    def read(self, worker: int, row: Mapping[str, int], now: float) -> None:
+        """Take over from a living worker's row what is believable. What is not leaves the value as it was.
+
+        A rise is measured against the time since the last reading and at least a second, so that a burst is no garbage
+        and a worker that wrote nonsense once is believed again when its counters make sense.
+        """
+        life = self.living.get(worker)
         if life is None:
             return
-        for name, value in life.counts.items():
-            self._counts[life.pool, life.slot, name] += value
-        for listener, value in life.handed.items():
-            self._handed[life.pool, life.slot, listener] += value
+        counts, seen, elapsed = self.counts[life.pool, life.slot], life.counts, max(now - life.since, 1.0)
+        observed = self._observed.setdefault(life.pool, Counter())
+        for name, rate in self._rates.items():
+            value = row.get(name, 0)
+            before = seen.get(name, 0)
+            if value != before and 0 < value - before <= rate * elapsed:
+                (observed if name in self._of_pools else counts)[name] += value - before
+                seen[name] = value
+        life.since = now
+        heartbeat = row.get("heartbeat_ns", 0)
+        life.heartbeat_ns = heartbeat if 0 < heartbeat <= now * 1e9 else 0
+        life.gauges = {}
+        if life.heartbeat_ns:  # before the first beat a row of zeros says nothing
+            for name, (least, most) in GAUGES.items():
+                if least <= (value := row.get(name, 0)) <= most:
+                    life.gauges[name] = value
 
-    def read(self, rows: Mapping[int, Mapping[str, int]], handed: Mapping[tuple[int, str], int], now: float) -> None:
-        """Bring the living up to date."""
-        for worker, row in rows.items():
-            if life := self.living.get(worker):
-                life.read(row, now)
+    def hand(self, handed: Mapping[tuple[int, str], int]) -> None:
+        """Note the connections that living workers were handed; the primary's own counts, still not allowed to fall."""
         for (worker, listener), count in handed.items():
             if life := self.living.get(worker):
-                life.hand(listener, count)
+                before = life.handed.get(listener, 0)
+                self.handed[life.pool, life.slot, listener] += max(0, count - before)
+                life.handed[listener] = max(count, before)
 
-    def counts(self) -> Counter[tuple[str, int, str]]:
-        """(Pool, slot, counter's name) to its sum."""
-        total = self._counts.copy()
-        for life in self.living.values():
-            for name, value in life.counts.items():
-                total[life.pool, life.slot, name] += value
-        return total
+    def observed(self, name: str, pool: str) -> tuple[list[int], int]:
+        """The buckets of a pool's histogram, each counting its own alone, and its sum in nanoseconds."""
+        *buckets, total = self._histograms[name]
+        seen = self._observed.get(pool, Counter())
+        return [seen[word] for word in buckets], seen[total]
 
-    def handed(self) -> Counter[tuple[str, int, str]]:
-        """(Pool, slot, listener) to the connections handed over."""
-        total = self._handed.copy()
+    def gauge(self, name: str) -> Iterator[tuple[str, int, int]]:
+        """(Pool, slot, sum over the slot's workers); only where a worker has written one."""
+        total: dict[tuple[str, int], int] = {}
         for life in self.living.values():
-            for listener, value in life.handed.items():
-                total[life.pool, life.slot, listener] += value
-        return total
-
-    def gauges(self) -> Iterator[tuple[str, int, str, int]]:
-        """(Pool, slot, gauge's name, sum over the slot's workers); only where a worker has written one."""
-        total: Counter[tuple[str, int, str]] = Counter()
-        for life in self.living.values():
-            for name, value in life.gauges.items():
-                total[life.pool, life.slot, name] += value
-        for (pool, slot, name), value in total.items():
-            yield pool, slot, name, value
+            if name in life.gauges:
+                place = (life.pool, life.slot)
+                total[place] = total.get(place, 0) + life.gauges[name]
+        for (pool, slot), value in total.items():
+            yield pool, slot, value
 
     def heartbeat_ages(self, now: float) -> dict[tuple[str, int], float]:
         """(Pool, slot) to seconds since the last beat, of the slot's worker that is latest with it."""

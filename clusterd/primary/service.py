@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from .children import Children
 from .executor import Executor
 from .listeners import Listeners, Opened
 from .pump import Pump
+from .saturation import saturation
 from .strays import Leftovers, Orphans
 
 #: Seconds from one beat of the primary's own to the next.
@@ -152,6 +154,10 @@ class Primary:
             (name, self.listeners.addresses[name], *_queue(dispatch.sock))
             for name, dispatch in self.listeners.dispatch.items()
         ]
+
+    def saturation(self) -> dict[str, float]:
+        """Pool to the share of its ready workers that leave work waiting."""
+        return saturation(self.children.by_id.values(), time.monotonic_ns())
 
     def last_lines(self, worker: int) -> list[str]:
         """The last lines of a worker's output."""

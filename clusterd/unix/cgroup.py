@@ -1,9 +1,10 @@
-"""Control groups, version 1 and 2: how many processors this process may use, and who shares its group."""
+"""Control groups, version 1 and 2: how many processors this process may use, who shares its group, what it lacked."""
 
 import math
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -56,6 +57,49 @@ def processes(root: Path = Path("/")) -> list[int]:
                 return pids
             break  # only the own group, not its parents
     return []
+
+
+class Counters:
+    """What the kernel counts of this process's own control group. Cheap: the files are looked up once.
+
+    Args:
+        root: as for :func:`cpu_count`.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        groups = _groups(root)
+        self._throttled = [
+            *_files(_directories(root, groups, 2, ""), "cpu.stat", "throttled_usec", 1e6),
+            *_files(_directories(root, groups, 1, "cpu"), "cpu.stat", "throttled_time", 1e9),
+        ]
+        self._oom_kills = [
+            *_files(_directories(root, groups, 2, ""), "memory.events", "oom_kill", 1),
+            *_files(_directories(root, groups, 1, "memory"), "memory.oom_control", "oom_kill", 1),
+        ]
+
+    def throttled_seconds(self) -> float | None:
+        """Seconds for which processes of the group waited for its quota; ``None`` where the kernel does not count."""
+        return _counted(self._throttled)
+
+    def oom_kills(self) -> int | None:
+        """Processes of the group that the kernel killed for want of memory; ``None`` where it does not count."""
+        count = _counted(self._oom_kills)
+        return None if count is None else int(count)
+
+
+def _files(directories: Iterator[Path], name: str, key: str, unit: float) -> list[tuple[Path, str, float]]:
+    """The file of the own group, if it has the key: parents are others' too."""
+    found = [(directory / name, key, unit) for directory in islice(directories, 1)]
+    return [one for one in found if _counted([one]) is not None]
+
+
+def _counted(files: list[tuple[Path, str, float]]) -> float | None:
+    for path, key, unit in files:
+        for line in _read(path).splitlines():
+            name, _, value = line.partition(" ")
+            if name == key and value.strip().isdecimal():
+                return int(value) / unit
+    return None
 
 
 def _quotas(root: Path) -> Iterator[Fraction]:

@@ -4,9 +4,13 @@ One writer (the worker), one reader (the primary). Every word stands alone: no r
 and the primary believes none of them for control.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
-VERSION = 1
+VERSION = 2
 
 
 class Row(IntEnum):
@@ -28,10 +32,58 @@ class Row(IntEnum):
     RESIDENT_BYTES = 13  # gauge
     PROPORTIONAL_BYTES = 14  # gauge: PSS, measured by the worker of itself
     CPU_NS = 15  # counter: user + system time
-    HANDOVER_COUNT = 16  # counters of hand-over latency: accept in the primary to take in the worker
-    HANDOVER_SUM_NS = 17
-    MAX_FDS = 18  # gauge
-    UNIQUE_BYTES = 19  # gauge: USS
+    MAX_FDS = 16  # gauge
+    UNIQUE_BYTES = 17  # gauge: USS
 
 
-WORDS = 64  # room to grow without a new version; one page holds 512
+WORDS = 128
+"""Words of the row, with room to grow without a new version; one page holds 512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Words that count observations: one a bucket, each counting its own bucket alone, then their sum in nanoseconds.
+
+    Attributes:
+        at: the first word's index.
+        bounds: the buckets' upper bounds in seconds; the last bucket has none.
+    """
+
+    at: int
+    bounds: tuple[float, ...]
+
+    @property
+    def buckets(self) -> range:
+        """The indexes of the buckets' words."""
+        return range(self.at, self.at + len(self.bounds) + 1)
+
+    @property
+    def sum_ns(self) -> int:
+        """The index of the sum's word."""
+        return self.at + len(self.bounds) + 1
+
+    def observer(self, words: memoryview) -> Callable[[int], None]:
+        """A function that counts one observation, in nanoseconds, into ``words``; for a path that has no time."""
+        bounds = [round(bound * 1e9) for bound in self.bounds]
+        at, total, place = self.at, self.sum_ns, bisect_left
+
+        def observe(value_ns: int) -> None:
+            words[at + place(bounds, value_ns)] += 1
+            if value_ns > 0:
+                words[total] = (words[total] + value_ns) & 0xFFFF_FFFF_FFFF_FFFF
+
+        return observe
+
+
+HANDOVER: Final = Histogram(
+    32, (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+)
+"""From the accept in the primary until the worker has taken the connection."""
+
+REQUEST: Final = Histogram(48, (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0))
+"""From a request's complete head until the end of its response."""
+
+LOOP_LAG: Final = Histogram(64, (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
+"""How late each beat of the event loop was."""
+
+HISTOGRAMS: Final = {"handover_duration": HANDOVER, "http_request_duration": REQUEST, "event_loop_lag": LOOP_LAG}

@@ -9,7 +9,7 @@ from time import monotonic_ns, process_time_ns
 from typing import Final
 
 from ..unix.scoreboard import Board
-from ..wire.rows import Row
+from ..wire.rows import LOOP_LAG, Row
 
 EVERY: Final = 1.0
 """Seconds between two beats."""
@@ -35,6 +35,7 @@ class Beat:
     def __init__(self, loop: asyncio.AbstractEventLoop, board: Board) -> None:
         self._loop = loop
         self._words = board.words
+        self._observe_lag = LOOP_LAG.observer(board.words)
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._weigh_ns = 0
@@ -63,7 +64,9 @@ class Beat:
         now = monotonic_ns()
         words = self._words
         words[Row.HEARTBEAT_NS] = now
-        words[Row.LOOP_LAG_NS] = max(0, now - self._due_ns)  # uvloop's clock stands still during a turn: early is none
+        words[Row.LOOP_LAG_NS] = lag = max(
+            0, now - self._due_ns
+        )  # early (uvloop's clock stands still in a turn) is none
         words[Row.CPU_NS] = process_time_ns()
         words[Row.OPEN_FDS] = _open_fds()
         words[Row.MAX_FDS] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] & 0xFFFF_FFFF_FFFF_FFFF  # -1 is no limit
@@ -73,6 +76,8 @@ class Beat:
             words[Row.PROPORTIONAL_BYTES], words[Row.UNIQUE_BYTES] = _weigh()
             cost = monotonic_ns() - now
             self._weigh_ns = now + max(int(WEIGH_EVERY * 1e9), cost * WEIGH_SHARE)
+        if self._timer is not None:  # the first beat is nobody's, and never late
+            self._observe_lag(lag)
         self._due_ns = monotonic_ns() + int(EVERY * 1e9)
         self._timer = self._loop.call_later(EVERY, self._beat)
 

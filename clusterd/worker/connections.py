@@ -10,7 +10,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.server import ServerState
 
-from ..wire.rows import Row
+from ..wire.rows import REQUEST, Row
 from .mailbox import Token
 from .protocols import Message, WebSocket, begun, busy, extend, waiting
 
@@ -80,6 +80,7 @@ class Connections:
         self._loop = loop
         self._config = config
         self._words = words
+        self.observe = REQUEST.observer(words)
         self._linger = linger
         self._patient_until = 0.0
         self._http = extend(config, self)

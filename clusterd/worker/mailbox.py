@@ -17,7 +17,7 @@ from ..errors import PeerError
 from ..unix.mail import Inbox, Mail, silence
 from ..unix.sockets import unread
 from ..wire.mail import Letter, unpack
-from ..wire.rows import Row
+from ..wire.rows import HANDOVER, Row
 from .options import Inboxed
 
 MAX_UNREAD: Final = 2
@@ -46,8 +46,6 @@ opens within a turn or two, and taking a reader out and in again costs asyncio 1
 
 _TAKEN: Final = int(Row.CONNECTIONS_TAKEN)
 _UNREAD: Final = int(Row.CONNECTIONS_UNREAD)
-_COUNT: Final = int(Row.HANDOVER_COUNT)
-_SUM: Final = int(Row.HANDOVER_SUM_NS)
 
 logger = logging.getLogger("clusterd")
 
@@ -124,6 +122,7 @@ class Intake:
         self._on_connection = on_connection
         self._on_end = on_end
         self._words = words
+        self._observe = HANDOVER.observer(words)
         self._unread: dict[Token, None] = {}  # oldest first
         self._promising: dict[_Box, None] = {}  # may hold mail though the loop need not say so; in turn
         self._watching = False
@@ -289,9 +288,7 @@ class Intake:
         words[_UNREAD] = len(self._unread)
         words[_TAKEN] += 1
         self._waited_ns = waited = now - letter.accepted_ns
-        if waited > 0:
-            words[_COUNT] += 1
-            words[_SUM] = (words[_SUM] + waited) & 0xFFFF_FFFF_FFFF_FFFF
+        self._observe(waited)
         if self._silence_timer is None:
             self._arm()
         try:

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic_ns
 from typing import Any, Final, Protocol
 
 import uvicorn
@@ -36,6 +37,10 @@ class Owner(Protocol):
     """What a connection asks of those who keep all of them."""
 
     draining: bool
+
+    @property
+    def observe(self) -> Callable[[int], None]:
+        """Count a response that is complete, by the nanoseconds that it took."""
 
     def count(self, status: int) -> None:
         """A response has begun."""
@@ -84,8 +89,12 @@ def fit(config: uvicorn.Config) -> None:
         for name in ("data_received", "send_400_response", "timeout_keep_alive_handler", "shutdown")
         if not hasattr(http, name)
     ]
-    if cycle is None or not hasattr(cycle, "send") or "on_response" not in inspect.signature(cycle).parameters:
-        missing.append(f"{http.__module__}.RequestResponseCycle with send and on_response")
+    if (
+        cycle is None
+        or not (hasattr(cycle, "send") and hasattr(cycle, "run_asgi"))
+        or "on_response" not in inspect.signature(cycle).parameters
+    ):
+        missing.append(f"{http.__module__}.RequestResponseCycle with send, run_asgi and on_response")
     state = ServerState()
     missing += [
         f"ServerState.{name}" for name in ("connections", "tasks", "default_headers") if not hasattr(state, name)
@@ -126,17 +135,24 @@ def waiting(protocol: Any) -> bool:
 def _counting(base: Any, owner: Owner) -> type[Any]:
     """uvicorn's cycle of request and response; ``send`` is a plain function, so that nothing more is awaited."""
     base = getattr(base, "uvicorns_own", base)  # a second engine in one process counts once, too
-    base_send = base.send
-    count = owner.count
+    base_send, base_run = base.send, base.run_asgi
+    count, observe = owner.count, owner.observe
+
+    def run_asgi(cycle: Any, app: Any) -> Awaitable[None]:
+        cycle.began_ns = monotonic_ns()
+        return base_run(cycle, app)  # type: ignore[no-any-return]
 
     def send(cycle: Any, message: Message) -> Awaitable[None]:
-        if not cycle.response_started and message["type"] == "http.response.start":
+        if cycle.response_started:
+            if not (cycle.response_complete or message.get("more_body")):
+                observe(monotonic_ns() - cycle.began_ns)
+        elif message["type"] == "http.response.start":
             count(message["status"])
             if owner.draining:
                 message = owner.closing(cycle, message)
         return base_send(cycle, message)  # type: ignore[no-any-return]
 
-    return type("WorkerCycle", (base,), {"send": send, "uvicorns_own": base})
+    return type("WorkerCycle", (base,), {"send": send, "run_asgi": run_asgi, "uvicorns_own": base})
 
 
 def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:

@@ -61,6 +61,9 @@ class Staged:
     left: list[int] = field(default_factory=list)
     read_back: dict[tuple[str, str], int] = field(default_factory=dict)
     age: float = 0.01
+    full: float = 0.25
+    throttled: float | None = 1.5
+    oom_kills: int | None = 2
     lines: dict[int, list[str]] = field(default_factory=dict)
 
     def view(self) -> View:
@@ -80,6 +83,12 @@ class Staged:
 
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         return self.read_back
+
+    def saturation(self) -> Mapping[str, float]:
+        return {"web": self.full}
+
+    def cgroup(self) -> tuple[float | None, int | None]:
+        return self.throttled, self.oom_kills
 
     def loop_age(self) -> float:
         return self.age

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from dataclasses import replace
 
@@ -17,7 +18,14 @@ def routes_of(source: Staged) -> Routes:
 
 
 def ask(routes: Routes, path: str, query: dict[str, str] | None = None, **headers: str) -> Response:
-    return routes[path](Request("GET", path, query or {}, headers, b"", None))
+    answer = routes[path](Request("GET", path, query or {}, headers, b"", None))
+    if isinstance(answer, Response):
+        return answer
+
+    async def later() -> Response:
+        return await answer
+
+    return asyncio.run(later())
 
 
 def test_the_monitoring_address_has_these_pages_and_no_other() -> None:

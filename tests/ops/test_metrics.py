@@ -1,3 +1,4 @@
+import asyncio
 import platform
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from clusterd.cli.sight import HISTOGRAM_WORDS
 from clusterd.core import facts as f
-from clusterd.ops.metrics import METRICS, STATES, Metrics
+from clusterd.ops.metrics import METRICS, Metrics
 from clusterd.ops.metrics_table import MetricRow
+from clusterd.ops.readings import STATES
 from tests.ops.staged import Staged, healthy_view, pool_view, slot_view
 
 Labels = frozenset[tuple[str, str]]
@@ -22,7 +25,15 @@ WALL = 1_800_000_000.0
 
 
 def metrics_of(source: Staged) -> Metrics:
-    return Metrics(source, "1.2.3", "abc", share=1, clock=lambda: source.now_view.now, wall=lambda: WALL)
+    return Metrics(
+        source,
+        "1.2.3",
+        "abc",
+        histograms=HISTOGRAM_WORDS,
+        share=1,
+        clock=lambda: source.now_view.now,
+        wall=lambda: WALL,
+    )
 
 
 def read(metrics: Metrics) -> dict[tuple[str, Labels], float]:
@@ -62,6 +73,7 @@ def everything() -> Staged:
             1: busy_row(
                 connections_open=3, requests_in_flight=2, requests_2xx=7, requests_5xx=1, cpu_ns=1_500_000_000,
                 open_fds=20, max_fds=1024, resident_bytes=1 << 20, proportional_bytes=1 << 19, unique_bytes=1 << 18,
+                handover_duration_0=3, handover_duration_2=1, handover_duration_sum_ns=500_000,
             )
         },
         given={(1, "http"): 12},
@@ -111,6 +123,14 @@ def test_the_values_are_those_of_the_view_the_rows_and_the_primary() -> None:
     assert value(page, "http_requests_total", pool="web", slot="0", code_class="2xx") == 7
     assert value(page, "worker_cpu_seconds_total", pool="web", slot="0") == 1.5
     assert value(page, "worker_heartbeat_age_seconds", pool="web", slot="0") == 0.5
+    assert value(page, "handover_duration_seconds_bucket", pool="web", le="0.0001") == 3
+    assert value(page, "handover_duration_seconds_bucket", pool="web", le="0.00025") == 4
+    assert value(page, "handover_duration_seconds_count", pool="web") == 4
+    assert value(page, "handover_duration_seconds_sum", pool="web") == 0.0005
+    assert value(page, "event_loop_lag_seconds_count", pool="web") == 0
+    assert value(page, "pool_saturation_ratio", pool="web") == 0.25
+    assert value(page, "cgroup_cpu_throttled_seconds_total") == 1.5
+    assert value(page, "cgroup_oom_kills_total") == 2
     assert value(page, "listener_backlog_connections", listener="http") == 3
     # On the core's clock 1.5 s from now, on the page in Unix time.
     assert value(page, "worker_next_start_timestamp_seconds", pool="web", slot="1") == WALL + 1.5
@@ -219,6 +239,37 @@ def test_who_scrapes_without_pause_gets_the_same_page_for_a_while_but_every_fact
     before = value(read(metrics), "worker_exits_total", pool="web", reason="crash")
     metrics.fact(exited(1))
     assert value(read(metrics), "worker_exits_total", pool="web", reason="crash") == before + 1
+
+
+def test_a_page_made_in_turns_is_the_same_and_holds_up_nobody() -> None:
+    source = Staged(now_view=healthy_view(500))
+    metrics = Metrics(source, "1.2.3", share=1)
+    for worker in range(1, 501):
+        start(metrics, worker, worker - 1)
+        source.rows[worker] = {"requests_2xx": worker, "open_fds": 3, "heartbeat_ns": 1}
+        source.given[worker, "http"] = worker
+
+    async def scrape() -> tuple[int, bytes, bytes]:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(others())
+        pages = await asyncio.gather(metrics.page_in_turns(), metrics.page_in_turns())
+        watching.cancel()
+        return turns, pages[0][0], pages[1][0]
+
+    turns, first, second = asyncio.run(scrape())
+    assert first is second  # who asks while one is made gets that one
+    assert turns >= 5
+    told = {line for line in first.splitlines() if line.startswith(b"clusterd_http")}
+    assert told == {line for line in metrics.page()[0].splitlines() if line.startswith(b"clusterd_http")}
+    assert b'clusterd_http_requests_total{code_class="2xx",pool="web",slot="499"} 500.0' in told
+    assert first.count(b"# TYPE clusterd_http_requests_total counter") == 1
 
 
 class Histories(RuleBasedStateMachine):

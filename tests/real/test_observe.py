@@ -57,6 +57,10 @@ EXPECTED = (
     "worker_start_duration_seconds_count",
     "worker_replacement_duration_seconds_bucket",
     "drain_duration_seconds_sum",
+    "handover_duration_seconds_bucket",
+    "http_request_duration_seconds_bucket",
+    "event_loop_lag_seconds_bucket",
+    "pool_saturation_ratio",
     "connections_total",
     "connections_open",
     "connections_reclaimed_total",
@@ -83,6 +87,9 @@ def test_every_row_is_there_from_the_beginning(launcher: Launcher) -> None:
     assert metrics.value("clusterd_worker_starts_total", pool="web") == 2
     assert metrics.value("clusterd_worker_start_duration_seconds_count", pool="web") == 2
     assert metrics.value("clusterd_listener_backlog_limit", listener="http") > 0
+    assert metrics.value("clusterd_handover_duration_seconds_count", pool="web") == 1
+    assert metrics.value("clusterd_http_request_duration_seconds_count", pool="web") == 1
+    assert 0 < metrics.value("clusterd_http_request_duration_seconds_sum", pool="web") < 20
     assert 0 < metrics.value("clusterd_worker_resident_memory_bytes", slot="0") < 1 << 30
     assert 0 < metrics.value("clusterd_worker_open_fds", slot="0") < metrics.value("clusterd_worker_max_fds", slot="0")
     assert not any("pid" in sample.labels for sample in metrics.samples)

@@ -140,6 +140,42 @@ def test_the_hierarchy_that_tells_groups_apart_is_asked_first(tmp_path: Path) ->
     assert cgroup.processes(root) == [3]
 
 
+def test_what_the_kernel_counts_of_the_own_group_is_read_and_not_of_its_parents(tmp_path: Path) -> None:
+    root = tree(
+        v2(tmp_path, "/service/inner"),
+        {
+            "sys/fs/cgroup/service/inner/cpu.stat": "usage_usec 9\nnr_throttled 3\nthrottled_usec 2500000\n",
+            "sys/fs/cgroup/service/inner/memory.events": "low 0\noom 2\noom_kill 1\n",
+            "sys/fs/cgroup/service/memory.events": "oom_kill 7\n",
+        },
+    )
+    counters = cgroup.Counters(root)
+    assert (counters.throttled_seconds(), counters.oom_kills()) == (2.5, 1)
+    (root / "sys/fs/cgroup/service/inner/cpu.stat").write_text("throttled_usec 3000000\n")
+    assert counters.throttled_seconds() == 3
+
+
+def test_what_version_1_counts_is_read(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "5:memory:/pod\n4:cpu,cpuacct:/pod\n",
+            "proc/self/mountinfo": V1 + "36 24 0:32 / /sys/fs/cgroup/memory rw shared:11 - cgroup cgroup rw,memory\n",
+            "sys/fs/cgroup/cpu,cpuacct/pod/cpu.stat": "nr_periods 1\nthrottled_time 1500000000\n",
+            "sys/fs/cgroup/memory/pod/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
+        },
+    )
+    counters = cgroup.Counters(root)
+    assert (counters.throttled_seconds(), counters.oom_kills()) == (1.5, 4)
+
+
+@pytest.mark.parametrize("text", ["", "oom_kill\n", "oom_kill -1\n", "oom_kill x\nthrottled_usec \n", "\0"])
+def test_what_the_kernel_does_not_count_is_unknown(tmp_path: Path, text: str) -> None:
+    root = tree(v2(tmp_path), {"sys/fs/cgroup/cpu.stat": text, "sys/fs/cgroup/memory.events": text})
+    counters = cgroup.Counters(root)
+    assert (counters.throttled_seconds(), counters.oom_kills()) == (None, None)
+
+
 def test_this_machine_has_a_number_of_processors_and_knows_this_process() -> None:
     assert 1 <= cgroup.cpu_count() <= len(os.sched_getaffinity(0))
     assert os.getpid() in (cgroup.processes() or [os.getpid()])

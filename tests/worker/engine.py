@@ -273,7 +273,7 @@ class Engine:
         connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse()
 
-    def row(self, word: Row) -> int:
+    def row(self, word: Row | int) -> int:
         return int(self.board.words[word])
 
 

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as websocket
 
 from clusterd.wire import messages
-from clusterd.wire.rows import Row
+from clusterd.wire.rows import HANDOVER, REQUEST, Row
 from tests.procfs import wait_for
 from tests.worker.engine import IMPLEMENTATIONS, Engine, read_all, read_until, timed
 
@@ -55,8 +55,10 @@ def test_requests_are_answered_on_a_kept_alive_connection_and_counted(start: Sta
         assert response.getheader("connection") == ("close" if status == 500 else None)
     classes = (Row.REQUESTS_2XX, Row.REQUESTS_3XX, Row.REQUESTS_4XX, Row.REQUESTS_5XX)
     assert [engine.row(word) for word in classes] == [1, 1, 1, 1]
-    assert engine.row(Row.CONNECTIONS_TAKEN) == engine.row(Row.HANDOVER_COUNT) == 1
-    assert 0 < engine.row(Row.HANDOVER_SUM_NS) < 5e9
+    assert engine.row(Row.CONNECTIONS_TAKEN) == sum(engine.row(word) for word in HANDOVER.buckets) == 1
+    assert 0 < engine.row(HANDOVER.sum_ns) < 5e9
+    assert sum(engine.row(word) for word in REQUEST.buckets) == 4
+    assert 0 < engine.row(REQUEST.sum_ns) < 20e9
     wait_for(lambda: engine.row(Row.CONNECTIONS_OPEN) == 0, 5)
 
 
