@@ -11,10 +11,13 @@ import shutil
 import subprocess
 import sys
 
-TEST_PACKAGES = {"node": "nodejs"}
+CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon": "conmon", "catatonit": "catatonit"}
+"""Program to package, for containers."""
+
+TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy"} | CONTAINERS
 """Program to package, for ``make test``."""
 
-BENCH_PACKAGES = {"node": "nodejs", "wrk": "wrk"}
+BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk"}
 """Program to package, for ``make bench``."""
 
 PACKAGES = TEST_PACKAGES | BENCH_PACKAGES
