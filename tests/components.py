@@ -14,7 +14,10 @@ import sys
 CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon": "conmon", "catatonit": "catatonit"}
 """Program to package, for containers."""
 
-TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy"} | CONTAINERS
+SYSTEMD = {"systemd-analyze": "systemd"}
+"""Program to package, for the service manager."""
+
+TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy"} | CONTAINERS | SYSTEMD
 """Program to package, for ``make test``."""
 
 BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk"}

@@ -42,6 +42,7 @@ COMMANDS = {
     "list": "clusterd.cli.inspect:status",
     "ls": "clusterd.cli.inspect:status",
     "health": "clusterd.cli.inspect:health",
+    "generate": "clusterd.cli.generate:generate",
 }
 
 
