@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from clusterd import config as configuration
+from clusterd.cli import certificates
 from clusterd.cli.trial import try_import
 from clusterd.config.notation import printable
 from clusterd.errors import EXIT_CONFIG, EXIT_USAGE, ClusterdError, ConfigError, UsageError
@@ -113,6 +114,7 @@ def check(
     """
     with _told():
         loaded = configuration.open_config(config_path, app, workers, binds, sets, os.environ, strict_grace=True)
+        certificates.verify(loaded)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     if with_import and not _imports(loaded):

@@ -27,6 +27,7 @@ from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
 from ..unix import activation, cgroup, local, process, sockets
 from ..unix.notify import Notifier
+from . import certificates
 from .configure import bind_option, config_option, set_option, workers_option
 from .sight import HISTOGRAM_WORDS, Sight
 
@@ -62,6 +63,7 @@ class Composition:
         self._opened: dict[str, listeners.Opened] = {}
         self._moved = ""
         self._reason = ""
+        certificates.verify(loaded)
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_control()

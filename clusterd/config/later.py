@@ -25,8 +25,6 @@ def _any_of(*values: str) -> Callable[[Any], bool]:
 
 
 LATER: tuple[Later, ...] = (
-    Later("listeners.NAME.proxy_protocol"),
-    Later("listeners.NAME.tls"),
     Later("pools.NAME.script"),
     Later("pools.NAME.command"),
     Later("pools.NAME.tasks"),
@@ -34,7 +32,7 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.interpreter"),
     Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
-    Later("pools.NAME.scheduling", _any_of("least", "kernel", "none"), '"least", "kernel", "none"'),
+    Later("pools.NAME.scheduling", _any_of("least", "kernel"), '"least", "kernel"'),
     Later("pools.NAME.spares"),
     Later("pools.NAME.ready_when", lambda value: value != "auto", 'all but "auto"'),
     Later("pools.NAME.stop_signal"),

@@ -15,6 +15,9 @@ RUNS = ("app", "script", "command", "tasks")
 # The kill and the exit of the primary themselves take this long at most.
 KILL_MARGIN = 1.0
 
+SHARED_MOST = 16
+"""Listeners whose connections a pool of scheduling "none" can count (``clusterd.wire.rows.ACCEPTED_LISTENERS``)."""
+
 # A drain that grace does not leave room for is still given this long: 0 would be without bound.
 _SHORTEST_DRAIN = 0.1
 
@@ -148,6 +151,49 @@ class _Rules:
             if sure and name not in used:
                 self._document.fault(("listeners", name), "no pool takes its connections; remove it, or name it in one")
             self._file_keys(name, declared)
+            self._tls(name, declared)
+            self._takers(name, declared)
+
+    def _tls(self, name: str, listener: Listener) -> None:
+        """A certificate and its key are had together, and authorities are of use with them only."""
+        path = ("listeners", name, "tls")
+        if path in self._void or self._is_void(path, "cert", "key", "client_ca"):
+            return
+        for key, needs in (("cert", "key"), ("key", "cert"), ("client_ca", "cert")):
+            if getattr(listener.tls, key) and not getattr(listener.tls, needs):
+                self._document.fault((*path, key), f"{key} needs {needs} beside it")
+
+    def _takers(self, name: str, listener: Listener) -> None:
+        """What the pools of one listener must agree on, and what of it they must be able to do."""
+        takers = {
+            pool: declared
+            for pool, declared in self._config.pools.items()
+            if name in declared.listeners and not self._is_void(("pools", pool), "listeners", "scheduling")
+        }
+        alone = [pool for pool, declared in takers.items() if declared.scheduling == "none"]
+        others = [pool for pool in takers if pool not in alone]
+        if alone and others:
+            self._document.fault(
+                ("pools", alone[0], "scheduling"),
+                f'"none" lets workers accept from listener {name} by themselves, and pool {others[0]} is handed its'
+                f' connections by the primary ("{takers[others[0]].scheduling}"): they would take them from each other;'
+                " give both pools the same scheduling, or a listener each",
+                self._document.origin(("pools", alone[0], "scheduling")),
+            )
+        for pool in alone:
+            if len(takers[pool].listeners) > SHARED_MOST and takers[pool].listeners[SHARED_MOST] == name:
+                self._document.fault(
+                    ("pools", pool, "scheduling"), f'"none" is for at most {SHARED_MOST} listeners a pool'
+                )
+        for key, used in (("tls", bool(listener.tls.cert)), ("proxy_protocol", listener.proxy_protocol)):
+            for pool, declared in takers.items():
+                if used and not declared.app and not self._is_void(("pools", pool), *RUNS):
+                    self._document.fault(
+                        ("listeners", name, key),
+                        f"{key} is done by the workers of app pools, and pool {pool} runs something else; give that"
+                        " pool a listener without it",
+                        self._document.origin(("listeners", name, key)),
+                    )
 
     def _file_keys(self, name: str, listener: Listener) -> None:
         """Mode and owner are those of a file, which only a unix socket with a path has."""

@@ -20,6 +20,9 @@ OBSERVATIONS = 1e6
 OBSERVED_NS = 1e9 * 2**20
 """… its sum: a million things that take time at once."""
 
+MOST_HANDED = 1e6
+"""Connections that a worker may get in a second before their count is garbage."""
+
 GAUGES = {
     "connections_open": (0, 2**24),
     "requests_in_flight": (0, 2**24),
@@ -39,6 +42,7 @@ class Life:
     Attributes:
         since: when its row was last read, on the monotonic clock.
         counts: its counters then.
+        elapsed: seconds between the last two readings, at least one.
     """
 
     pool: str
@@ -48,6 +52,7 @@ class Life:
     handed: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
     heartbeat_ns: int = 0
+    elapsed: float = 1.0
 
 
 class Tally:
@@ -90,6 +95,7 @@ class Tally:
         if life is None:
             return
         counts, seen, elapsed = self.counts[life.pool, life.slot], life.counts, max(now - life.since, 1.0)
+        life.elapsed = elapsed
         observed = self._observed.setdefault(life.pool, Counter())
         for name, rate in self._rates.items():
             value = row.get(name, 0)
@@ -107,12 +113,14 @@ class Tally:
                     life.gauges[name] = value
 
     def hand(self, handed: Mapping[tuple[int, str], int]) -> None:
-        """Note the connections that living workers were handed; the primary's own counts, still not allowed to fall."""
+        """Note the connections that living workers got. Of shared listeners these are their own counts: believed like
+        all others."""
         for (worker, listener), count in handed.items():
             if life := self.living.get(worker):
                 before = life.handed.get(listener, 0)
-                self.handed[life.pool, life.slot, listener] += max(0, count - before)
-                life.handed[listener] = max(count, before)
+                if 0 < count - before <= MOST_HANDED * life.elapsed:
+                    self.handed[life.pool, life.slot, listener] += count - before
+                    life.handed[listener] = count
 
     def observed(self, name: str, pool: str) -> tuple[list[int], int]:
         """The buckets of a pool's histogram, each counting its own alone, and its sum in nanoseconds."""

@@ -24,6 +24,7 @@ from . import output
 from . import stacks as stack_files
 from .dispatch import Box, Dispatch
 from .listeners import Listeners
+from .shared import Shared
 
 #: The longest line a worker may send, and what it may leave unread, in bytes. A line of empty arrays becomes twenty
 #: times its size in memory, so the bound is well below what a channel would take; the second is below the stream's own.
@@ -53,6 +54,7 @@ class Child:
     inboxes: dict[str, mail.Inbox]
     last_lines: deque[str]
     stacks: stack_files.Stacks
+    shared: tuple[str, ...] = ()
     outputs: list[output.Output] = field(default_factory=list)
     pid: int = 0
     pidfd: int = -1
@@ -62,6 +64,11 @@ class Child:
     def row(self) -> tuple[int, ...]:
         """The scoreboard as it is now. Untrusted."""
         return tuple(self.board.words)
+
+    def handed(self) -> dict[str, int]:
+        """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
+        accepted = {name: self.board.words[rows.ACCEPTED + number] for number, name in enumerate(self.shared)}
+        return accepted | {name: box.handed for name, box in self.boxes.items()}
 
     def close_mail(self) -> None:
         """No more mail: what is in the boxes can still be taken."""
@@ -124,7 +131,8 @@ class Children:
         self._crash_lines = crash_lines
         self._steal_after = steal_after
         for dispatch in listeners.dispatch.values():
-            dispatch.thief.on_steal = self._stolen
+            if isinstance(dispatch, Dispatch):
+                dispatch.thief.on_steal = self._stolen
         self._seq = itertools.count()  # Node counts its messages per process
 
     # -- birth ---------------------------------------------------------------------------------------------------
@@ -158,6 +166,10 @@ class Children:
                 pipes.append((reading, stream))
             boxes, inboxes = {}, {}
             for name in names:
+                dispatch = self._listeners.dispatch[name]
+                if isinstance(dispatch, Shared):
+                    theirs.append(dispatch.lend())
+                    continue
                 writing, reading = mail.pair()
                 outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
                 ours += [outbox.close, inbox.close]
@@ -171,6 +183,7 @@ class Children:
                 os.close(fd)
             raise
         child = self._child(command, near, board, boxes, inboxes, last_lines, stacks)
+        child.shared = tuple(name for name in names if name not in boxes)
         for reading, stream in pipes:
             child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines))
         addresses = [[name, *self._listeners.socknames[name]] for name in names]
@@ -253,8 +266,11 @@ class Children:
                 self._report(e.Online(worker))
             case messages.Ready() if child is not None and not child.ready and not child.draining:
                 child.ready = True
-                for name, box in child.boxes.items():
-                    self._listeners.dispatch[name].add(box)
+                for name, dispatch in self._listeners.dispatch.items():
+                    if isinstance(dispatch, Dispatch) and name in child.boxes:
+                        dispatch.add(child.boxes[name])
+                    elif isinstance(dispatch, Shared) and name in child.shared:
+                        dispatch.add(worker)
                 self._report(e.Ready(worker))
             case messages.Failed(stage, report):
                 self._report(e.BootFailed(worker, stage, report))
@@ -331,7 +347,7 @@ class Children:
             reader.finish()
         for name, dispatch in self._listeners.dispatch.items():
             dispatch.remove(child.id)
-            if name in child.inboxes:
+            if isinstance(dispatch, Dispatch) and name in child.inboxes:
                 child.boxes[name].outbox.close()
                 self._reclaim(child.pool, child.inboxes[name], dispatch)
         code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)

@@ -6,7 +6,7 @@ of these pools, as if they were one; of a pool with several listeners each worke
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from ..unix import activation, local, sockets
 from . import passed
 from .dispatch import Dispatch
 from .passed import show
+from .shared import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def _sockname(sock: socket.socket) -> tuple[str, int]:
 
 
 class Listeners:
-    """The dispatchers of all listeners, by name."""
+    """The dispatchers of all listeners, by name; in their place, of the ``shared``, those who let workers accept."""
 
     def __init__(
         self,
@@ -105,10 +106,13 @@ class Listeners:
         opened: Mapping[str, Opened],
         on_short: Callable[[str], None],
         on_broken: Callable[[int], None],
+        shared: Collection[str] = (),
     ) -> None:
         self._opened = opened
-        self.dispatch = {
-            name: Dispatch(loop, name, one.sock, on_short, on_broken, inherited=one.inherited)
+        self.dispatch: dict[str, Dispatch | Shared] = {
+            name: Shared(loop, name, one.sock, inherited=one.inherited)
+            if name in shared
+            else Dispatch(loop, name, one.sock, on_short, on_broken, inherited=one.inherited)
             for name, one in opened.items()
         }
         self.addresses = {name: show(one.sock.getsockname()) for name, one in opened.items()}

@@ -8,6 +8,7 @@ from typing import Final
 from ..config.schema import Config, Pool
 from ..spawner.client import Plan
 from ..wire import zygote as wire
+from . import certificates
 
 #: What speaks to the primary alone. An app that inherited it would tell the service manager about the wrong process.
 PRIVATE: Final = (
@@ -27,6 +28,11 @@ PRIVATE: Final = (
 RUN_DIR_VARIABLE: Final = "CLUSTERD_RUN_DIR"
 
 
+def shared(config: Config) -> set[str]:
+    """The listeners from which workers accept by themselves."""
+    return {name for pool in config.pools.values() if pool.scheduling == "none" for name in pool.listeners}
+
+
 def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofile: int) -> Plan:
     """The plan of one pool's zygotes.
 
@@ -36,6 +42,9 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
         config: the whole.
         environ: the primary's own environment.
         nofile: the soft limit of descriptors before the primary raised its own, which the pool gets back.
+
+    Raises:
+        HostError: a certificate or key cannot be read. The files are read now, for all workers of this plan.
     """
     env = {key: value for key, value in environ.items() if key not in PRIVATE}
     env |= pool.env
@@ -60,12 +69,21 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
                 "access_log": pool.http.access_log,
                 "linger": shutdown.linger,
             },
+            doors={
+                listener: {
+                    "shared": pool.scheduling == "none",
+                    "proxy": config.listeners[listener].proxy_protocol,
+                    "tls": bool(config.listeners[listener].tls.cert),
+                }
+                for listener in pool.listeners
+            },
         ),
         env=env,
         cwd=pool.cwd or None,
         user=pool.user or None,
         group=pool.group or None,
         umask=-1 if pool.umask is None else pool.umask,
+        tls=certificates.read_all({listener: config.listeners[listener] for listener in pool.listeners}),
     )
 
 

@@ -22,6 +22,7 @@ from . import doors, output
 from .children import Children
 from .executor import Executor
 from .listeners import Listeners, Opened
+from .plans import shared
 from .pump import Pump
 from .saturation import saturation
 from .strays import Leftovers, Orphans
@@ -82,7 +83,7 @@ class Primary:
         self._beat: asyncio.TimerHandle | None = None
         self._zygote_outputs: dict[str, list[output.Output]] = {}
         self.supervisor = Supervisor(policy, seed)
-        self.listeners = Listeners(loop, opened, self._short, self._box_broken)
+        self.listeners = Listeners(loop, opened, self._short, self._box_broken, shared(config))
         self.children = Children(
             loop,
             self.listeners,
@@ -145,7 +146,7 @@ class Primary:
     def handed(self) -> dict[tuple[int, str], int]:
         """Worker and listener to connections handed over so far."""
         return {
-            (child.id, name): box.handed for child in self.children.by_id.values() for name, box in child.boxes.items()
+            (child.id, name): count for child in self.children.by_id.values() for name, count in child.handed().items()
         }
 
     def queues(self) -> list[tuple[str, str, int | None, int | None]]:

@@ -11,15 +11,16 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import HostError, PeerError
-from ..unix import packets, pidfd, spawn
+from ..unix import memfile, packets, pidfd, spawn
 from ..wire import zygote as wire
+from ..wire.tls import Material, pack
 
 #: Room for process titles: they are written over the arguments, so there must be some to write over.
 TITLE_ROOM = " " * 160
@@ -45,6 +46,7 @@ class Plan:
     user: str | int | None = None
     group: str | int | None = None
     umask: int = -1
+    tls: Mapping[str, Material] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,22 @@ class ZygoteClient:
             return
         self._loop.add_reader(self._pidfd, self._ended)
         self._loop.add_reader(self._control, self._readable)
-        refused = self._tell(self.plan.load, ())
+        refused = self._tell_load()
         if refused is not None:
             self._report = f"the zygote cannot be told what to load: {refused}"
             pidfd.send_signal(self._pidfd, signal.SIGKILL)
+
+    def _tell_load(self) -> Exception | None:
+        if not self.plan.tls:
+            return self._tell(self.plan.load, ())
+        try:
+            secrets = memfile.create("tls", pack(self.plan.tls))
+        except OSError as error:
+            return error
+        try:
+            return self._tell(self.plan.load, (secrets,))
+        finally:
+            os.close(secrets)
 
     def _exec(self) -> socket.socket:
         """Returns our end of the control socket."""

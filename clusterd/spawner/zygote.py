@@ -17,10 +17,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..errors import AppError
-from ..unix import packets, process, signals
+from ..errors import AppError, HostError
+from ..unix import memfile, packets, process, signals
 from ..wire import zygote as wire
 from .apps import load
 from .safety import why_unsafe
@@ -44,16 +44,20 @@ def main(control_fd: int, stdout_fd: int, stderr_fd: int) -> NoReturn:
     request = wire.read_request(first.data) if first is not None else None
     if not isinstance(request, wire.Load):
         sys.exit("clusterd: a zygote is started by the primary, not by hand")
-    Zygote(control, (stdout_fd, stderr_fd), request).run()
+    Zygote(control, (stdout_fd, stderr_fd), request, first.fds if first is not None else ()).run()
 
 
 class Zygote:
     """One zygote's state: the app, or ``None`` where workers import it, and the pidfds of those it forked."""
 
-    def __init__(self, control: socket.socket, service_out: tuple[int, int], load_request: wire.Load) -> None:
+    def __init__(
+        self, control: socket.socket, service_out: tuple[int, int], load_request: wire.Load, fds: tuple[int, ...]
+    ) -> None:
         self._control = control
         self._service_out = service_out
         self._load = load_request
+        self._secrets = fds
+        self._doors: dict[str, Any] = {}
         self._app: Callable[[], object] = self._load_app
         self._app_fds: frozenset[int] = frozenset()
         self._pidfds: dict[int, int] = {}  # pidfd -> pid
@@ -99,6 +103,7 @@ class Zygote:
         from ..worker import boot
 
         boot.preload(self._load.engine)
+        self._open_doors()
         if self._load.preload != "false":
             try:
                 app = self._load_app()
@@ -125,6 +130,20 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self._say(loaded)
+
+    def _open_doors(self) -> None:
+        """Before the app is there: no descriptor of a private key is left open for it to find."""
+        from ..worker import boot
+
+        try:
+            held = b"".join(map(memfile.read, self._secrets))
+            self._doors = boot.doors(self._load.doors, held)
+        except HostError as error:
+            self._fail(str(error))
+        finally:
+            for fd in self._secrets:
+                os.close(fd)
+            self._secrets = ()
 
     def _load_app(self) -> object:
         from ..worker import boot
@@ -213,7 +232,7 @@ class Zygote:
         from ..worker import boot
 
         try:
-            boot.run(boot.Birth(self._load, request, fds, self._service_out, self._app, self._app_fds))
+            boot.run(boot.Birth(self._load, request, fds, self._service_out, self._app, self._app_fds, self._doors))
         except BaseException:
             # Whatever is raised up to here would otherwise run the middle's and the zygote's clean-up in the worker.
             traceback.print_exc()

@@ -39,6 +39,12 @@ class Row(IntEnum):
 WORDS = 128
 """Words of the row, with room to grow without a new version; one page holds 512."""
 
+ACCEPTED: Final = 112
+"""First of the words that count what a worker has accepted by itself (``scheduling = "none"``), one a listener."""
+
+ACCEPTED_LISTENERS: Final = 16
+"""How many such words there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:

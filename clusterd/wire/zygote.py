@@ -20,6 +20,8 @@ MAX_REPORT: Final = 16_000
 class Load:
     """Primary to zygote, first and once: what to import and how the workers are to be.
 
+    Descriptors: if a door has ``tls``, a memfd of what :func:`clusterd.wire.tls.pack` gives.
+
     Attributes:
         service: the service's name, for process titles.
         target: ``package.module:attribute`` or ``…:factory()``.
@@ -29,6 +31,7 @@ class Load:
         undertaking: seconds after the primary's death until workers that are left are killed; ``None`` is never.
         rlimits: soft and hard limits by name (``nofile``, ``core``, ``memory``), -1 is unlimited.
         engine: what the engine is told: the HTTP options by name.
+        doors: by listener, how its connections come in: ``shared``, ``proxy`` and ``tls``, each true or false.
     """
 
     service: str
@@ -41,6 +44,7 @@ class Load:
     undertaking: float | None
     rlimits: dict[str, list[int]] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
+    doors: dict[str, dict[str, bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Spawn:
     """Primary to zygote: fork one worker.
 
     Descriptors: the channel; the scoreboard; the file for its stacks; if ``captured``, standard output's writing and
-    reading end and standard error's; then one mailbox for each of ``boxes``.
+    reading end and standard error's; then for each of ``boxes`` a mailbox, or the listening socket itself where the
+    door is ``shared``.
 
     Attributes:
         boxes: name and address of each listener, as ``[name, host, port]``.

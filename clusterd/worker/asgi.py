@@ -23,8 +23,9 @@ from .connections import Connections
 from .interface import judge
 from .link import Link
 from .mailbox import Intake, Token
-from .options import HttpOptions, Inboxed
+from .options import Door, HttpOptions, Inboxed
 from .protocols import Send, fit
+from .shared import Accepted, Accepting
 
 TICK: Final = 1.0
 """Seconds between two values of the ``Date`` header."""
@@ -85,23 +86,31 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         return  # it is to end before it has begun: nobody was served, and start-up code may wait for anything
     clock = _Clock(loop, connections, config)
 
-    def taken(sock: socket.socket, letter: Letter, token: Token) -> None:
-        connections.adopt(sock, lifespan.state, token)
+    def taken(sock: socket.socket, letter: Letter, token: Token, door: Door) -> None:
+        connections.adopt(sock, lifespan.state, token, door)
 
-    intake = Intake(loop, boxes, taken, connections.changed.set, board.words)
+    def accepted(sock: socket.socket, token: Accepted, door: Door) -> None:
+        connections.adopt(sock, lifespan.state, token, door)
+
+    mailboxes, shared = [box for box in boxes if not box.door.shared], [box for box in boxes if box.door.shared]
+    intake = Intake(loop, mailboxes, taken, connections.changed.set, board.words)
+    accepting = Accepting(loop, shared, accepted, connections.changed.set, board.words)
     try:
         clock.tick()
         intake.start()
+        accepting.start()
         for box in boxes:
             host, port = box.sockname
             link.listening(host or None, port, -1 if port < 0 else 6 if ":" in host else 4)
         link.ready()
         await link.draining.wait()
-        await connections.drain(lambda: not intake.ended)
+        accepting.stop(take_all=link.primary_gone)
+        await connections.drain(lambda: not (intake.ended and accepting.ended))
         await lifespan.shutdown()
     finally:
         clock.stop()
         intake.close()
+        accepting.stop()
 
 
 async def _unless_draining(starting: Coroutine[Any, Any, None], link: Link) -> bool:

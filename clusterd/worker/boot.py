@@ -15,8 +15,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import NoReturn
 
@@ -25,9 +25,10 @@ from ..unix import process, scoreboard
 from ..wire import messages, rows
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
-from . import asgi, link, stacks
+from ..wire.tls import unpack
+from . import asgi, link, stacks, tls
 from .beat import Beat
-from .options import HttpOptions, Inboxed
+from .options import PLAIN, Door, HttpOptions, Inboxed
 
 #: A worker goes before the primary when memory runs out: the one can be replaced, the other cannot.
 OOM_SCORE = 300
@@ -49,6 +50,7 @@ class Birth:
         service_out: the service's own standard output and error.
         app: gives the application: the one the zygote has imported, or imports it now.
         app_fds: descriptors that the application opened at import and may need.
+        doors: by listener, how its connections come in.
     """
 
     load: wire.Load
@@ -57,6 +59,28 @@ class Birth:
     service_out: tuple[int, int]
     app: Callable[[], object]
     app_fds: frozenset[int]
+    doors: Mapping[str, Door] = field(default_factory=dict)
+
+
+def doors(wanted: Mapping[str, Mapping[str, bool]], secrets: bytes) -> dict[str, Door]:
+    """In the zygote: how the connections of each listener come in, with one TLS context for all workers.
+
+    Args:
+        wanted: as :class:`clusterd.wire.zygote.Load` has it.
+        secrets: what :func:`clusterd.wire.tls.pack` gave; empty if nobody speaks TLS.
+
+    Raises:
+        HostError: a certificate or key cannot be used.
+    """
+    materials = unpack(secrets) if secrets else {}
+    made = {}
+    for name, how in wanted.items():
+        door = Door(name, shared=how["shared"], proxy=how["proxy"])
+        if name in materials:
+            material = materials[name]
+            door = replace(door, tls=tls.context(name, material), certificate=tls.first_certificate(material.cert))
+        made[name] = door
+    return made
 
 
 def preload(engine: dict[str, object]) -> None:
@@ -92,7 +116,8 @@ def run(birth: Birth) -> NoReturn:
     held = _take_over_output(rest) if request.captured else None
     box_fds = rest[0 if held is None else 4 :]
     boxes = [
-        Inboxed(str(name), fd, (host, port)) for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
+        Inboxed(str(name), fd, (host, port), birth.doors.get(name, PLAIN))
+        for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
     ]
     keep = {0, 1, 2, channel_fd, board_fd, stacks_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
     process.close_fds_except(keep)

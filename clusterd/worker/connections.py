@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -11,7 +12,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ..wire.rows import REQUEST, Row
-from .mailbox import Token
+from .arrival import FAREWELL, Arrival, Complaints
+from .mailbox import Taken
+from .options import PLAIN, Door
 from .protocols import Message, WebSocket, begun, busy, extend, waiting
 
 HEAD_PATIENCE: Final = 5.0
@@ -85,20 +88,31 @@ class Connections:
         self._patient_until = 0.0
         self._http = extend(config, self)
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._complaints = Complaints()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
 
-    def adopt(self, sock: socket.socket, app_state: dict[str, Any], token: Token) -> None:
+    def adopt(self, sock: socket.socket, app_state: dict[str, Any], token: Taken, door: Door = PLAIN) -> None:
         """Serve a connection that was handed over.
 
         Args:
             sock: its socket.
             app_state: what the app's lifespan has left for its requests.
             token: told when the first byte is read.
+            door: what comes before HTTP.
 
         Raises:
             OSError: asyncio cannot use this socket; it stays the caller's.
         """
         protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        if door.plain:
+            self._enter(sock, protocol, token)
+        else:
+            self._let_arrive(sock, protocol, token, door)
+        if self.draining:
+            self.let_linger(protocol)
+
+    def _enter(self, sock: socket.socket, protocol: Any, token: Taken) -> None:
+        """The next byte is HTTP's."""
         try:
             early = sock.recv(EARLY, _DONTWAIT)
         except OSError:
@@ -119,20 +133,64 @@ class Connections:
                 self.state.connections.discard(protocol)
                 raise
         else:
-            task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, sock))
-            self._connecting.add(task)
-            task.add_done_callback(partial(self._connected, sock, protocol))
-        if self.draining:
-            self.let_linger(protocol)
+            self._connect(sock, protocol, PLAIN, self._loop.connect_accepted_socket(lambda: protocol, sock))
 
-    def _connected(self, sock: socket.socket, protocol: Any, task: asyncio.Task[Any]) -> None:
+    def _let_arrive(self, sock: socket.socket, protocol: Any, token: Taken, door: Door) -> None:
+        """A proxy's header or TLS come first."""
+
+        def enter(patience: float) -> None:
+            if door.tls is None:
+                protocol.arrival = None
+                try:
+                    self._enter(sock, protocol, token)
+                except OSError:
+                    fail("")
+                return
+            protocol.certificate = door.certificate
+            coming = self._loop.connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=door.tls,
+                ssl_handshake_timeout=patience,
+                ssl_shutdown_timeout=FAREWELL,
+            )
+            arrival.abort = self._connect(sock, protocol, door, coming)
+
+        def fail(why: str) -> None:
+            if why:
+                self._complaints.tell(door.listener, why)
+            token.read()
+            self.state.connections.discard(protocol)
+            sock.close()
+
+        sock.setblocking(False)
+        self.state.connections.add(protocol)
+        arrival = Arrival(self._loop, sock, door, token, protocol, enter, fail)
+        protocol.arrival = arrival
+        arrival.go()
+
+    def _connect(
+        self, sock: socket.socket, protocol: Any, door: Door, coming: Coroutine[Any, Any, Any]
+    ) -> Callable[[], object]:
+        """Wait for the transport; returns what calls that off."""
+        task = self._loop.create_task(coming)
+        self._connecting.add(task)
+        task.add_done_callback(partial(self._connected, sock, protocol, door))
+        return task.cancel
+
+    def _connected(self, sock: socket.socket, protocol: Any, door: Door, task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             return
         protocol.free()
         self.state.connections.discard(protocol)
         sock.close()
+        if isinstance(error, ssl.SSLError):
+            self._complaints.tell(door.listener, f"TLS: {error.reason or error}")
+            return
+        if isinstance(error, asyncio.CancelledError):
+            return
         if not isinstance(error, OSError):  # one that was gone before it was here is no news
             logger.error("a connection could not be served", exc_info=error)
 
@@ -205,7 +263,10 @@ class Connections:
         """End a connection on which nothing is under way; one that is busy ends by itself."""
         if protocol not in self.state.connections:
             return
-        if protocol.transport is None:  # it is being taken in, which is a matter of a turn
+        arrival: Arrival | None = getattr(protocol, "arrival", None)
+        if arrival is not None:
+            self._expire_arrival(protocol, arrival, last)
+        elif protocol.transport is None:  # it is being taken in, which is a matter of a turn
             self._loop.call_soon(self._expire, protocol)
         elif protocol.transport.is_closing():
             return
@@ -216,6 +277,15 @@ class Connections:
                 self._loop.call_later(HEAD_PATIENCE, self._expire, protocol, True)
             else:
                 protocol.shutdown()
+
+    def _expire_arrival(self, protocol: Any, arrival: Arrival, last: bool) -> None:
+        """It has not come as far as HTTP: one that has begun may get there yet, and send its request."""
+        if not last and arrival.begun:
+            self._loop.call_later(HEAD_PATIENCE, self._expire, protocol, True)
+        elif arrival.abort is not None:
+            arrival.abort()
+        else:
+            arrival.stop("")
 
 
 def _more(protocol: Any) -> bool:

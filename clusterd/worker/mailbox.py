@@ -11,14 +11,14 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Final
+from typing import Final, Protocol
 
 from ..errors import PeerError
 from ..unix.mail import Inbox, Mail, silence
 from ..unix.sockets import unread
 from ..wire.mail import Letter, unpack
 from ..wire.rows import HANDOVER, Row
-from .options import Inboxed
+from .options import Door, Inboxed
 
 MAX_UNREAD: Final = 2
 """Connections taken and not yet read, over all mailboxes of the worker."""
@@ -61,6 +61,13 @@ class Handed(socket.socket):
     type = socket.SocketType.type  # type: ignore[assignment]
 
 
+class Taken(Protocol):
+    """What whoever serves a connection owes to whoever took it."""
+
+    def read(self) -> None:
+        """The first byte is read, or the connection is closed: to be called before its descriptor is. Idempotent."""
+
+
 class Token:
     """A connection's place among those not yet read. Whoever serves the connection calls ``read``."""
 
@@ -79,10 +86,11 @@ class Token:
 class _Box:
     """One mailbox. ``family``, ``kind``, ``proto``: what its connections were found to be, -1 before the first."""
 
-    __slots__ = ("ended", "family", "inbox", "kind", "name", "proto")
+    __slots__ = ("door", "ended", "family", "inbox", "kind", "name", "proto")
 
     def __init__(self, box: Inboxed) -> None:
         self.name = box.name
+        self.door = box.door
         self.inbox = Inbox(box.fd)
         self.family = self.kind = self.proto = -1
         self.ended = False
@@ -94,8 +102,8 @@ class Intake:
     Args:
         loop: the worker's.
         boxes: the mailboxes; their descriptors are closed by ``close``.
-        on_connection: called with each connection, its papers and its token. The socket is blocking: making it
-            non-blocking is the callee's, before anything waits for it. What it raises closes that connection and is
+        on_connection: called with each connection, its papers, its token and its door. The socket is blocking: making
+            it non-blocking is the callee's, before anything waits for it. What it raises closes that connection and is
             logged.
         on_end: called once, when no box can bring mail any more.
         words: the worker's row of the scoreboard.
@@ -110,7 +118,7 @@ class Intake:
         self,
         loop: asyncio.AbstractEventLoop,
         boxes: Sequence[Inboxed],
-        on_connection: Callable[[socket.socket, Letter, Token], None],
+        on_connection: Callable[[socket.socket, Letter, Token, Door], None],
         on_end: Callable[[], None],
         words: memoryview,
     ) -> None:
@@ -292,7 +300,7 @@ class Intake:
         if self._silence_timer is None:
             self._arm()
         try:
-            self._on_connection(sock, letter, token)
+            self._on_connection(sock, letter, token, box.door)
         except Exception:
             logger.exception("a connection of %s could not be served", box.name)
             token.read()

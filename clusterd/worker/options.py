@@ -1,5 +1,6 @@
-"""What an engine is told: its options, and the mailboxes it takes connections from."""
+"""What an engine is told: its options, and where and how its connections come in."""
 
+import ssl
 from dataclasses import dataclass
 
 
@@ -25,15 +26,43 @@ class HttpOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """How the connections of one listener come in.
+
+    Attributes:
+        listener: its name.
+        shared: workers accept them from the listening socket, which they share (``scheduling = "none"``).
+        proxy: each begins with a header of the PROXY protocol.
+        tls: the server's side of TLS, which comes after that; ``None``: they are in the clear.
+        certificate: the server's own, PEM, for the app to look at.
+    """
+
+    listener: str = ""
+    shared: bool = False
+    proxy: bool = False
+    tls: ssl.SSLContext | None = None
+    certificate: str | None = None
+
+    @property
+    def plain(self) -> bool:
+        """The connection's first byte is the engine's."""
+        return not self.proxy and self.tls is None
+
+
+PLAIN = Door()
+
+
+@dataclass(frozen=True, slots=True)
 class Inboxed:
-    """One mailbox of this worker.
+    """One source of this worker's connections.
 
     Attributes:
         name: of the listener whose connections come through it.
-        fd: its reading end, the engine's from now on.
+        fd: a mailbox's reading end, or the listening socket where the door is shared; the engine's from now on.
         sockname: host and port of the listener as the primary bound it; port -1 says that host is a path.
     """
 
     name: str
     fd: int
     sockname: tuple[str, int]
+    door: Door = PLAIN

@@ -16,7 +16,10 @@ from uvicorn.server import ServerState
 
 from ..errors import HostError
 from ..unix.sockets import unread
-from .mailbox import Token
+from ..wire.proxy import Header
+from . import tls
+from .arrival import Arrival
+from .mailbox import Taken
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's head that httptools, which has no bound of its own, is fed after the first read of it; h11
@@ -188,14 +191,24 @@ class Http(asyncio.Protocol):
     """What is added to uvicorn's HTTP protocols; it stands before them in the order of bases."""
 
     owner: Owner
-    token: Token | None = None
+    token: Taken | None = None
+    told: Header | None = None
+    certificate: str | None = None
+    arrival: Arrival | None = None
+    app: Any
     transport: Any
     flow: Any
     head = 0
     early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.arrival = None
         super().connection_made(transport)
+        if self.told is not None and self.told.client is not None:
+            self.client, self.server = self.told.client, self.told.server
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            self.app = _telling(self.app, tls.extension(connection, self.certificate))
         early, self.early = self.early, b""
         if early:
             self.data_received(early)
@@ -223,6 +236,16 @@ class Http(asyncio.Protocol):
             super().timeout_keep_alive_handler()  # type: ignore[misc]
 
 
+def _telling(app: Any, extension: dict[str, Any]) -> Callable[[Any, Any, Any], Any]:
+    """The app, told of TLS."""
+
+    def told(scope: Any, receive: Any, send: Any) -> Any:
+        scope.setdefault("extensions", {})["tls"] = extension
+        return app(scope, receive, send)
+
+    return told
+
+
 class WebSocket(asyncio.Protocol):
     """What is added to uvicorn's WebSocket protocols; it stands before them in the order of bases."""
 
@@ -238,8 +261,15 @@ class WebSocket(asyncio.Protocol):
         def counted(scope: Any, receive: Any, send: Send) -> Any:
             return app(scope, receive, lambda message: self._send(send, message))
 
+        # What this connection was before it was a WebSocket: that protocol is the transport's until this one is set.
+        http: Any = transport.get_protocol()
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            app = _telling(app, tls.extension(connection, http.certificate))
         self.app = counted
         super().connection_made(transport)
+        if http.told is not None and http.told.client is not None:
+            self.client, self.server = http.told.client, http.told.server
 
     def _send(self, send: Send, message: Message) -> Awaitable[None]:
         kind = message["type"]

@@ -12,8 +12,6 @@ ALL = {".".join(path): entry for path, entry in keys()}
 BASE = {"listeners": {"http": {"address": ":80"}}, "pools": {"web": {"app": "shop:app"}}}
 
 AWAY = {
-    "listeners.NAME.proxy_protocol": "proxy_protocol = true",
-    "listeners.NAME.tls": 'tls = {cert = "c.pem"}',
     "pools.NAME.script": 'script = "server.py"',
     "pools.NAME.command": 'command = ["./server"]',
     "pools.NAME.tasks": 'tasks = "shop.jobs"',

@@ -87,6 +87,17 @@ def problems(text: str) -> list[str]:
             HTTP + WEB + '[pools.web.restart]\nmax_delay = "100ms"',
             "shop.toml:6: pools.web.restart.max_delay: 100ms is less than initial_delay (200ms)",
         ),
+        (HTTP + 'tls = {cert = "c.pem"}\n' + WEB, "shop.toml:3: listeners.http.tls.cert: cert needs key beside it"),
+        (HTTP + 'tls = {key = "k.pem"}\n' + WEB, "shop.toml:3: listeners.http.tls.key: key needs cert beside it"),
+        (HTTP + '[listeners.http.tls]\nclient_ca = "c.pem"\n' + WEB, "listeners.http.tls.client_ca: client_ca needs"),
+        (
+            HTTP + WEB + '[pools.api]\napp = "shop:api"\nscheduling = "none"',
+            'shop.toml:7: pools.api.scheduling: "none" lets workers accept from listener http by themselves, and pool',
+        ),
+        (
+            "".join(f'[listeners.l{number}]\naddress = ":0"\n' for number in range(17)) + WEB + 'scheduling = "none"',
+            'pools.web.scheduling: "none" is for at most 16 listeners a pool',
+        ),
         (HTTP + WEB + f'[control]\nsocket = "/{"x" * 120}"', "longer than the 107 bytes"),
         (HTTP + WEB + f'[clusterd]\nrun_dir = "/{"x" * 120}"', "a shorter clusterd.run_dir"),
     ],
@@ -107,6 +118,13 @@ def test_what_cannot_be_together_is_one_problem(text: str, problem: str) -> None
         HTTP + WEB + "[monitoring]\naddress = 0",
         HTTP + WEB + '[pools.api]\napp = "shop:api"',
         HTTP + WEB + "[control]\nsocket = 0",
+        HTTP + 'proxy_protocol = true\ntls = {cert = "c.pem", key = "k.pem", client_ca = "a.pem"}\n' + WEB,
+        HTTP + WEB + 'scheduling = "none"\n[pools.api]\napp = "shop:api"\nscheduling = "none"',
+        HTTP
+        + '[listeners.x]\naddress = ":81"\n'
+        + WEB
+        + 'scheduling = "none"\nlisteners = ["x"]\n'
+        + '[pools.api]\napp = "shop:api"\nlisteners = ["http"]',
         HTTP + WEB + 'steal_after = "20ms"\n[pools.web.recycle]\nmax_requests = 0',
     ],
 )

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import wait_for
+from tests.real import secure
 from tests.real.harness import DEADLINE, Launcher, merged
-from tests.real.looking import AT_ONCE, app, ask, fields, pids_of, start, watched, zygote
+from tests.real.looking import AT_ONCE, app, ask, descriptors, fields, pids_of, start, watched, zygote
+from tests.real.secure import Authority
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a pool another user")
 
@@ -130,3 +132,16 @@ def test_a_user_that_does_not_exist_is_named(launcher: Launcher) -> None:
     service = launcher.start(app(SOURCE), {"pools": {"web": pool}}, ready=False)
     assert service.wait_exit() in (1, 78)
     assert "there is no user no-such-user" in service.transcript()
+
+
+def test_the_key_of_a_listener_is_root_s_and_the_workers_that_use_it_are_nobody_s(launcher: Launcher) -> None:
+    """The zygote could not read the file: the primary does, and no worker holds a descriptor of it."""
+    authority = Authority(launcher.folder)
+    settings = {"listeners": {"http": {"tls": authority.issue()}}, "pools": {"web": {"user": "nobody"}}}
+    assert (launcher.folder / "server.key").stat().st_uid == 0
+    service = launcher.start(secure.APP, settings, workers=1)
+    said = secure.exchange(secure.secured(service, authority.client()))
+    assert said["scheme"] == "https"
+    assert fields(said["pid"])["Uid"].split() == [str(NOBODY.pw_uid)] * 4
+    for pid in (said["pid"], zygote(service)):
+        assert not [what for what in descriptors(pid).values() if "memfd:tls" in what or "memfd:key" in what]

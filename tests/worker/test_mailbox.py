@@ -16,7 +16,7 @@ from clusterd.wire import mail as letters
 from clusterd.wire.mail import Letter
 from clusterd.wire.rows import HANDOVER, WORDS, Row
 from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token
-from clusterd.worker.options import Inboxed
+from clusterd.worker.options import Door, Inboxed
 from tests.procfs import wait_for
 from tests.worker.engine import IMPLEMENTATIONS, Engine, read_until, timed
 
@@ -41,7 +41,7 @@ class Bench:
         self.intake = Intake(loop, inboxed, self._taken, self._ended, self.row)
         self.intake.start()
 
-    def _taken(self, sock: socket.socket, letter: Letter, token: Token) -> None:
+    def _taken(self, sock: socket.socket, letter: Letter, token: Token, door: Door) -> None:
         self.taken.append((sock, letter, token))
         if self.on_taken is not None:
             self.on_taken(token)
