@@ -5,13 +5,14 @@ from bisect import bisect_left
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterd.wire.rows import HANDOVER, HISTOGRAMS, WORDS, Row
+from clusterd.wire.rows import ACCEPTED, ACCEPTED_LISTENERS, HANDOVER, HISTOGRAMS, WORDS, Row
 
 
 def test_every_word_has_one_meaning_and_none_lies_outside_the_row() -> None:
     words = [int(row) for row in Row]
     assert words == list(range(len(words)))
     taken = [*words, *(word for one in HISTOGRAMS.values() for word in (*one.buckets, one.sum_ns))]
+    taken += range(ACCEPTED, ACCEPTED + ACCEPTED_LISTENERS)
     assert len(taken) == len(set(taken))
     assert max(taken) < WORDS
 
