@@ -20,6 +20,9 @@ if sys.argv[1:2] == ["run"]:
             _signal.SIGTTOU,
         ),
     )
+    from . import lean
+
+    lean.load()
 
 import os
 import re
@@ -76,9 +79,9 @@ def _blame(error: ClusterdError) -> str:
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from .lean import installed_version
 
-        click.echo(f"clusterd {version('clusterd')}")
+        click.echo(f"clusterd {installed_version()}")
         ctx.exit()
 
 

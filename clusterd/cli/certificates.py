@@ -3,7 +3,6 @@
 from clusterd.config.load import Loaded
 from clusterd.errors import ConfigError, HostError, Problem
 from clusterd.primary.certificates import read_all
-from clusterd.worker import tls
 
 
 def verify(loaded: Loaded) -> None:
@@ -12,6 +11,10 @@ def verify(loaded: Loaded) -> None:
     Raises:
         ConfigError: one sentence for each listener whose files cannot be used.
     """
+    if not any(listener.tls.cert for listener in loaded.config.listeners.values()):
+        return
+    from clusterd.worker import tls  # a primary without TLS is a megabyte less without OpenSSL
+
     problems = []
     for name, listener in loaded.config.listeners.items():
         try:

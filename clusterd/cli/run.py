@@ -8,7 +8,6 @@ import socket
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -29,6 +28,7 @@ from ..unix import activation, cgroup, local, process, sockets
 from ..unix.notify import Notifier
 from . import certificates
 from .configure import bind_option, config_option, set_option, workers_option
+from .lean import installed_version
 from .sight import HISTOGRAM_WORDS, Sight
 
 CONTROL_BACKLOG = 64
@@ -105,7 +105,7 @@ class Composition:
         about = About(
             name=name,
             pid=os.getpid(),
-            version=version("clusterd"),
+            version=installed_version(),
             run_dir=config.clusterd.run_dir,
             started_at=loop.time(),
             monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),

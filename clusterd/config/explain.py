@@ -1,6 +1,5 @@
 """What each key is, and what it came to be: for ``clusterd explain``, reference tables and editors."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +71,8 @@ def suggestions(rows: list[Explanation], key: str) -> list[str]:
     known = [row.key for row in rows]
     short = key[:200]
     same_end = [name for name in known if name.rpartition(".")[2] == short.rpartition(".")[2]]
+    import difflib  # most configurations have no misspelt key
+
     like = difflib.get_close_matches(short, known, n=3, cutoff=0.5)
     return list(dict.fromkeys([*same_end, *like]))[:3]
 

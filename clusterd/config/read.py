@@ -1,6 +1,5 @@
 """From what was said to the structs of the schema: every key is read, and every problem is told."""
 
-import difflib
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +134,8 @@ def nearest(name: str, path: Path, general: tuple[str, ...], known: dict[str, En
         common = [_common(candidate, general) for candidate in elsewhere]
         best = elsewhere[common.index(max(common))]
         return dotted((*path[: max(common)], *best[max(common) :]))
+    import difflib  # most configurations have no misspelt key
+
     like = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6)
     return dotted((*path, like[0])) if like else ""
 

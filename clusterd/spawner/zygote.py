@@ -108,6 +108,7 @@ class Zygote:
             try:
                 app = self._load_app()
                 self._app = lambda: app
+                boot.prepare(app, self._load)
             except AppError as error:
                 self._fail(getattr(error, "report", str(error)))
             except BaseException:

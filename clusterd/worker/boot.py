@@ -107,6 +107,15 @@ def check(app: object, load: wire.Load) -> None:
     )
 
 
+def prepare(app: object, load: wire.Load) -> None:
+    """In the zygote, after the import: all that can be done for serving ``app`` before there is a worker.
+
+    Raises:
+        HostError: the server's libraries do not fit.
+    """
+    asgi.prepare(app, HttpOptions(**load.engine))
+
+
 def run(birth: Birth) -> NoReturn:
     """Be a worker; ends the process."""
     request, load = birth.spawn, birth.load

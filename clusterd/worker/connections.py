@@ -60,7 +60,7 @@ class Connections:
 
     Args:
         loop: the worker's.
-        config: uvicorn's, loaded; its protocol classes are extended.
+        config: uvicorn's, loaded and found to fit; its protocol classes are extended.
         words: the worker's row of the scoreboard.
         linger: seconds, see :class:`clusterd.worker.options.HttpOptions`.
 
@@ -68,9 +68,6 @@ class Connections:
         state: uvicorn's state of a server, shared by the connections.
         draining: each response is the last of its connection.
         changed: set whenever the last connection has ended.
-
-    Raises:
-        HostError: this uvicorn is not one that fits.
     """
 
     def __init__(

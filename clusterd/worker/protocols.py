@@ -56,12 +56,7 @@ class Owner(Protocol):
 
 
 def extend(config: uvicorn.Config, owner: Owner) -> Callable[..., Any]:
-    """Put counting into uvicorn's classes for this configuration; returns the HTTP protocol's.
-
-    Raises:
-        HostError: this uvicorn is not one that fits.
-    """
-    fit(config)
+    """Put counting into uvicorn's classes for this configuration, which fits; returns the HTTP protocol's."""
     base = config.http_protocol_class
     # Responses that uvicorn gives of itself, 500 after an exception and 503, pass through no other place than the
     # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.

@@ -72,11 +72,16 @@ class Server:
 def served(
     argv: Sequence[str], port: int, *, monitoring: int = 0, env: dict[str, str] | None = None, cwd: Path = APPS
 ) -> Iterator[Server]:
-    """Start a server, wait until it answers, end it."""
+    """Start a server, wait until it answers, end it.
+
+    Its code is compiled as that of an installed package is: a checkout may be told to keep no compiled code, and then
+    compiling costs the start, and the memory of its scraps, of one side only.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     output = Path(f"/tmp/clusterd-bench-{os.getpid()}-{port}.log")
     with output.open("wb") as sink:
         process = psutil.Popen(
-            argv, cwd=cwd, env={**os.environ, **(env or {})}, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL
+            argv, cwd=cwd, env={**inherited, **(env or {})}, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL
         )
     server = Server(process, port, monitoring, output)
     try:
