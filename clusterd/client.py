@@ -1,13 +1,25 @@
-"""Talks to a running primary over its control socket; what the command line and other programs use."""
+"""Talks to a running primary over its control socket; what the command line and other programs use.
+
+A minute with it::
+
+    from clusterd.client import Client, find_socket
+
+    client = Client(find_socket(name="shop"))
+    print(client.status()["service"]["ready"])
+    client.scale("web", by=1)
+    for line in client.logs(pool="web", follow=True):
+        print(line["text"])
+"""
 
 import json
 import os
 import socket
 import stat
-from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote, urlencode
 
 from clusterd.errors import HostError, NotRunning, PeerError, Refused, RequestFailed, TimedOut, UsageError
 
@@ -21,11 +33,28 @@ FALLBACK_DIR = f"/tmp/clusterd-{os.getuid()}"
 MAX_RESPONSE = 64 * 1024 * 1024
 """Bytes of a response; a primary has no reason to send more."""
 
+MAX_LINE = 4 * 1024 * 1024
+"""Bytes of one line of a stream, likewise."""
+
+SILENCE = 60.0
+"""Seconds of a followed stream without a byte, after which the primary is thought to be frozen; it sends an empty line
+every 15."""
+
 CHECKS = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}
+
+Document = dict[str, Any]
+T = TypeVar("T")
 
 
 class Client:
     """One primary. Every call opens a connection of its own.
+
+    All methods raise:
+        NotRunning: nobody listens on the socket.
+        Refused: not for this user, or not now.
+        TimedOut: no answer in time.
+        PeerError: what answers there is no primary.
+        RequestFailed: the primary could not do it, or is of a version that cannot.
 
     Args:
         socket_path: the control socket.
@@ -36,21 +65,25 @@ class Client:
         self.socket_path = os.fspath(socket_path)
         self.timeout = timeout
 
-    def status(self) -> dict[str, Any]:
-        """The status document (README, "Status").
+    # -- what is -------------------------------------------------------------------------------------------------
 
-        Raises:
-            NotRunning: nobody listens on the socket.
-            Refused: not for this user.
-            TimedOut: no answer in time.
-            PeerError: what answers there is no primary.
-            RequestFailed: the primary could not do it.
-        """
-        return self._status()[1]
+    def status(self) -> Document:
+        """The status document (README, "Status")."""
+        return self._document(self._read("GET", "/v1/status"))
 
     def status_json(self) -> bytes:
-        """The status document as the primary sent it. Raises as :meth:`status`."""
-        return self._status()[0]
+        """The status document as the primary sent it."""
+        body = self._read("GET", "/v1/status")
+        self._document(body)
+        return body
+
+    def describe(self, worker: int) -> Document:
+        """One worker in full, by its id."""
+        return self._document(self._read("GET", f"/v1/workers/{worker}"))
+
+    def openapi(self) -> Document:
+        """The description of all that can be asked."""
+        return self._document(self._read("GET", "/v1/openapi.json"))
 
     def health(self, check: str = "ready", *, verbose: bool = False) -> tuple[bool, str]:
         """Whether a check passes, and its lines.
@@ -58,36 +91,141 @@ class Client:
         Args:
             check: ``live``, ``ready`` or ``startup``.
             verbose: a line for each slot too.
-
-        Raises:
-            NotRunning, Refused, TimedOut, PeerError, RequestFailed: as :meth:`status`.
         """
-        status, body = self._get(CHECKS[check] + ("?verbose" if verbose else ""))
+        status, body = self._ask("GET", CHECKS[check] + ("?verbose" if verbose else ""))
         if status not in (200, 503) or not body.startswith((b"ok ", b"FAIL ")):
             self._fail(status, body)  # 503 is also what one too many connection gets
         return status == 200, body.decode("utf-8", "replace")
 
-    def _status(self) -> tuple[bytes, dict[str, Any]]:
-        status, body = self._get("/v1/status")
-        if status != 200:
-            self._fail(status, body)
+    # -- what happens --------------------------------------------------------------------------------------------
+
+    def events(self, *, last: int = 50, follow: bool = False) -> Iterator[Document]:
+        """What has happened, oldest first: ``id``, ``time``, ``level``, ``event`` and the event's own members.
+
+        Args:
+            last: how many that there were already, 1000 at most.
+            follow: go on with those that come, until the service ends.
+        """
+        return self._lines("/v1/events", {"last": last, "follow": follow}, follow)
+
+    def logs(
+        self,
+        *,
+        pool: str | None = None,
+        slot: int | None = None,
+        worker: int | None = None,
+        lines: int = 50,
+        since: float | None = None,
+        follow: bool = False,
+    ) -> Iterator[Document]:
+        """What workers printed, oldest first: ``time``, ``pool``, ``slot``, ``worker``, ``stream`` and ``text``.
+
+        Args:
+            pool, slot, worker: whose; ``worker`` by id.
+            lines: how many that there were already, 5000 at most.
+            since: none that is older than so many seconds.
+            follow: go on with those that come, until the service ends.
+        """
+        query = {"pool": pool, "slot": slot, "worker": worker, "lines": lines, "since": since, "follow": follow}
+        return self._lines("/v1/logs", query, follow)
+
+    def crashes(self, *, last: int = 5) -> Iterator[Document]:
+        """The last crash reports, oldest first: ``time``, ``cause``, ``report``, ``last_output`` and more."""
+        return self._lines("/v1/crashes", {"last": last}, False)
+
+    # -- what changes something ----------------------------------------------------------------------------------
+
+    def scale(self, pool: str, *, to: int | None = None, by: int = 0) -> Document:
+        """More or fewer workers: ``pool``, ``wanted``, ``was``.
+
+        Args:
+            to: so many; ``None``: as many as there are to be now.
+            by: so many more, or fewer.
+        """
+        body: Document = {"by": by} if to is None else {"to": to, "by": by}
+        return self._document(self._read("POST", f"/v1/pools/{quote(pool, safe='')}/scale", body))
+
+    def stacks(self, worker: int) -> str:
+        """What the threads and tasks of a worker are doing, by its id, for people; it is not stopped."""
+        return str(self._document(self._read("POST", f"/v1/workers/{worker}/stacks")).get("stacks", ""))
+
+    def shutdown(self, *, now: bool = False) -> Document:
+        """End the service; returns when that has begun: ``state``.
+
+        Args:
+            now: without a drain.
+        """
+        return self._document(self._read("POST", "/v1/shutdown", {"now": now}))
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+
+    def _document(self, body: bytes) -> Document:
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise PeerError(f"{self.socket_path}: what answers there is no clusterd primary")
-        return body, document
+        return document
 
-    def _get(self, target: str) -> tuple[int, bytes]:
+    def _read(self, method: str, target: str, body: Document | None = None, timeout: float | None = None) -> bytes:
+        status, answer = self._ask(method, target, body, timeout)
+        if status != 200:
+            self._fail(status, answer)
+        return answer
+
+    def _ask(
+        self, method: str, target: str, body: Document | None = None, timeout: float | None = None
+    ) -> tuple[int, bytes]:
+        connection = _UnixConnection(self.socket_path, self.timeout if timeout is None else timeout)
+        try:
+            response = self._send(connection, method, target, body)
+            answer = self._guarded(connection, lambda: response.read(MAX_RESPONSE + 1))
+        finally:
+            connection.close()
+        if len(answer) > MAX_RESPONSE:
+            raise PeerError(f"{self.socket_path}: the answer is longer than {MAX_RESPONSE} bytes")
+        return response.status, answer
+
+    def _lines(self, path: str, query: Mapping[str, Any], follow: bool) -> Iterator[Document]:
+        words = {name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()}
+        target = f"{path}?{urlencode({name: value for name, value in words.items() if value is not None})}"
         connection = _UnixConnection(self.socket_path, self.timeout)
         try:
-            connection.request("GET", target)
-            response = connection.getresponse()
-            body = response.read(MAX_RESPONSE + 1)
+            response = self._send(connection, "GET", target, None)
+            if response.status != 200:
+                self._fail(response.status, self._guarded(connection, lambda: response.read(MAX_RESPONSE)))
+            if follow:
+                connection.patience(SILENCE)
+            while line := self._next(connection, response):
+                if line.strip():
+                    yield self._document(line)
+        finally:
+            connection.close()
+
+    def _next(self, connection: "_UnixConnection", response: HTTPResponse) -> bytes:
+        """The next line; empty at the end, also where that came without a word: the primary has ended then."""
+        try:
+            return self._guarded(connection, lambda: response.readline(MAX_LINE))
+        except (NotRunning, PeerError):
+            return b""
+
+    def _send(self, connection: "_UnixConnection", method: str, target: str, body: Document | None) -> HTTPResponse:
+        def send() -> HTTPResponse:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, target, data, {} if data is None else {"content-type": "application/json"})
+            return connection.getresponse()
+
+        return self._guarded(connection, send)
+
+    def _guarded(self, connection: "_UnixConnection", do: Callable[[], T]) -> T:
+        """What ``do`` returns; what goes wrong in it is said in the words of this room."""
+        try:
+            return do()
         except (TimeoutError, BlockingIOError):  # the second: its queue of connections is full, for it accepts none
             raise TimedOut(
-                f"{self.socket_path}: the primary did not answer within {self.timeout:g} s; it may be starved of CPU"
+                f"{self.socket_path}: the primary did not answer within {connection.waits():g} s;"
+                " it may be starved of CPU"
             ) from None
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"no clusterd is running at {self.socket_path}") from None
@@ -101,18 +239,21 @@ class Client:
             if isinstance(error, ConnectionError):
                 raise NotRunning(f"{self.socket_path}: the primary ended while it was asked") from None
             raise HostError(f"{self.socket_path}: {error.strerror or error}") from None
-        finally:
-            connection.close()
-        if len(body) > MAX_RESPONSE:
-            raise PeerError(f"{self.socket_path}: the answer is longer than {MAX_RESPONSE} bytes")
-        return response.status, body
 
     def _fail(self, status: int, body: bytes) -> NoReturn:
-        said = body.decode("utf-8", "replace").strip()[:500]
-        if status == 403:
+        said = body.decode("utf-8", "replace").strip()[:2000]
+        try:
+            said = str(json.loads(said)["error"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        if status in (403, 409):
             raise Refused(f"{self.socket_path}: {said}")
-        if status == 404:
+        if status == 504:
+            raise TimedOut(said)
+        if status in (404, 405) and not said.startswith("there is no "):
             raise RequestFailed(f"{self.socket_path}: this clusterd cannot do that, its version is another: {said}")
+        if status == 404:
+            raise RequestFailed(said)
         raise RequestFailed(f"{self.socket_path}: the primary answered {status}: {said}")
 
 
@@ -120,11 +261,21 @@ class _UnixConnection(HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
+        self._patience = timeout
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+    def waits(self) -> float:
+        """Seconds that a read may take."""
+        return (self.sock.gettimeout() if self.sock is not None else None) or self._patience
+
+    def patience(self, seconds: float) -> None:
+        """How long a read may take from now on."""
+        if self.sock is not None:
+            self.sock.settimeout(seconds)
 
 
 def run_dir_candidates(environ: Mapping[str, str], name: str = "*") -> list[Path]:

@@ -11,11 +11,10 @@ from clusterd import client as room
 from clusterd.client import CHECKS, Client, find_socket
 from clusterd.config.derive import CONTROL_SOCKET
 from clusterd.errors import NotRunning, PeerError, Refused, RequestFailed, TimedOut, UsageError
-from clusterd.ops import http
-from clusterd.ops.admin import control_routes
-from clusterd.ops.http import Response, text
+from clusterd.ops import roles
+from clusterd.ops.exchange import JSON, Response, text
 from tests.ops.serving import Running, serving_unix
-from tests.ops.staged import ABOUT, Staged
+from tests.ops.staged import Staged, control
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -27,7 +26,7 @@ def path(run_dir: Path) -> str:
 
 @pytest.fixture
 def served(path: str) -> Iterator[Running]:
-    with serving_unix(path, control_routes(Staged(), ABOUT)) as running:
+    with serving_unix(path, control(Staged())) as running:
         yield running
 
 
@@ -60,7 +59,7 @@ def test_a_health_check_has_a_verdict_and_its_lines(served: Running, path: str, 
 
 
 def test_a_check_that_fails_is_no_error(path: str) -> None:
-    with serving_unix(path, control_routes(Staged(age=1000.0), ABOUT)):
+    with serving_unix(path, control(Staged(age=1000.0))):
         well, lines = Client(path).health("live")
     assert not well
     assert lines.startswith("FAIL loop")
@@ -83,9 +82,9 @@ def test_a_stale_socket_is_not_running(path: str) -> None:
 
 
 def test_another_user_is_refused(served: Running, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "own_uid", lambda: os.getuid() + 1)
-    monkeypatch.setattr(http, "ROOT", 2**31)
-    with pytest.raises(Refused, match="only root and the user"):
+    monkeypatch.setattr(roles, "own_uid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(roles, "ROOT", 2**31)
+    with pytest.raises(Refused, match="only root, the user the service"):
         Client(path).status()
 
 
@@ -104,7 +103,7 @@ def test_a_primary_of_another_version_is_said_to_be(path: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_an_answer_that_is_no_status_is_said_to_be(path: str, body: bytes) -> None:
-    routes = {"/v1/status": lambda request: Response(200, body, http.JSON)}
+    routes = {"/v1/status": lambda request: Response(200, body, JSON)}
     with serving_unix(path, routes), pytest.raises(PeerError):
         Client(path).status()
 

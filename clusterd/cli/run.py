@@ -8,6 +8,7 @@ import socket
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -17,9 +18,13 @@ from ..config.load import Loaded
 from ..core.facts import Fact, Stopped
 from ..errors import EXIT_FAILED, HostError
 from ..ops import admin, http
+from ..ops import roles as who
+from ..ops.control import Control
+from ..ops.journal import Journal
 from ..ops.logs import Log
 from ..ops.metrics import Metrics
 from ..ops.notify import Notify
+from ..ops.rates import Rates
 from ..ops.status import About
 from ..primary import listeners, passed
 from ..primary.plans import plan
@@ -59,15 +64,20 @@ class Composition:
         self._loaded = loaded
         self._config = loaded.config
         self._nofile = process.raise_nofile_limit()
-        self._bound: local.Bound | None = None
+        self._bounds: list[local.Bound] = []
         self._opened: dict[str, listeners.Opened] = {}
         self._moved = ""
         self._reason = ""
+        control = self._config.control
+        self._roles = who.roles(
+            (control.operators.users, control.operators.groups), (control.admins.users, control.admins.groups)
+        )
         certificates.verify(loaded)
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
-        self._control = self._open_control()
+        self._control = self._open_unix(control.socket, control.mode)
         try:
+            self._observed = self._open_unix(control.observer_socket, control.observer_mode)
             self._given = activation.take()
             self._opened = listeners.open_all(self._config.listeners, self._given)
             self._monitoring = self._open_monitoring()
@@ -112,10 +122,18 @@ class Composition:
         )
         metrics = Metrics(sight, about.version, self._loaded.sha256, histograms=HISTOGRAM_WORDS)
         notify = Notify(notifier, sight)
+        journal = Journal()
+        rates = Rates(loop, sight)
         log.source = sight
+        log.on_crash = journal.crash
+
+        def line(pool: str, slot: int | None, worker: int | None, stream: str, text: str) -> None:
+            journal.line(pool, slot, worker, stream, text)
+            log.line(pool, slot, worker, stream, text)
+
         eyes = Eyes(
-            facts=(metrics.fact, log.fact, notify.fact, self._remember),
-            line=log.line,
+            facts=(metrics.fact, log.fact, notify.fact, self._remember, journal.fact),
+            line=line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
@@ -130,16 +148,21 @@ class Composition:
             eyes,
         )
         sight.primary = primary
+        control = Control(sight, about, primary, journal, rates, partial(_audit, log))
         servers = []
         if self._control is not None:
-            servers.append(await http.start(self._control, admin.control_routes(sight, about)))
+            servers.append(await http.start(self._control, control.answers(self._roles)))
+        if self._observed is not None:
+            servers.append(await http.start(self._observed, control.answers(who.OBSERVERS)))
         if self._monitoring is not None:
             servers.append(await http.start(self._monitoring, admin.monitoring_routes(sight, metrics)))
         self._greet(log, primary, about)
+        rates.start()
         try:
             return await primary.run()
         finally:
             notify.close()
+            rates.close()
             self._remove_files()
             for server in servers:
                 server.close()
@@ -182,20 +205,20 @@ class Composition:
 
     # -- what is opened first ------------------------------------------------------------------------------------
 
-    def _open_control(self) -> socket.socket | None:
-        control = self._config.control
-        if not control.socket:
+    def _open_unix(self, path: str, mode: int) -> socket.socket | None:
+        if not path:
             return None
-        self._bound = local.bind_unix(control.socket, control.mode, CONTROL_BACKLOG)
-        return self._bound.sock
+        bound = local.bind_unix(path, mode, CONTROL_BACKLOG)
+        self._bounds.append(bound)
+        return bound.sock
 
     def _remove_files(self) -> None:
         """While the sockets are open: only then is it sure that the files there are ours."""
         for one in self._opened.values():
             one.remove()
-        if self._bound is not None:
-            self._bound.remove()
-            self._bound = None
+        for bound in self._bounds:
+            bound.remove()
+        self._bounds.clear()
 
     def _open_monitoring(self) -> socket.socket | None:
         address = self._config.monitoring.address
@@ -238,6 +261,10 @@ def make_run_dir(path: str) -> None:
         )
     if found.st_mode & 0o022:
         raise HostError(f"the run directory {path} can be written by others; chmod 700 it, or set clusterd.run_dir")
+
+
+def _audit(log: Log, action: str, **fields: Any) -> None:
+    log.always("audit", action=action, **fields)
 
 
 def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:

@@ -45,9 +45,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.reload"),
     Later("memory"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
-    Later("control.operators"),
-    Later("control.admins"),
-    Later("control.observer_socket"),
 )
 
 

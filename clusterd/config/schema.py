@@ -347,6 +347,9 @@ class Control(Struct, frozen=True, kw_only=True):
     observer_socket: Annotated[
         str, Key(kind.FILE, "A second socket, on which only reading is possible; empty is none.")
     ] = ""
+    observer_mode: Annotated[
+        int, Key(kind.MODE, "Permission bits of that socket's file: whoever may connect there may read.")
+    ] = 0o660
 
 
 class Log(Struct, frozen=True, kw_only=True):

@@ -1,17 +1,18 @@
-"""The routes of the monitoring address and of the control socket, and what the health checks look at."""
+"""The routes of the monitoring address, and what the health checks look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clusterd.core.facts import View
-from clusterd.ops.http import JSON, TEXT, Handler, Request, Response, Routes
+from clusterd.ops.exchange import TEXT, Request, Response, Routes
 from clusterd.ops.metrics import Metrics
 from clusterd.ops.source import Source
-from clusterd.ops.status import About, encode, status
 
 LOOP_AGE = 5.0
 """Seconds without a turn of the primary's loop from which on ``/livez`` says 503. A loop that does not turn at all
 answers nothing, so this tells of one that is starved; far above any pause of a loaded machine, because a restart ends
 every worker with the primary."""
+
+Page = Callable[[Request], Response]
 
 Check = tuple[str, bool, str]
 """What was looked at, whether it is well, and how it is."""
@@ -68,7 +69,7 @@ def _details(view: View) -> list[str]:
     return lines
 
 
-def _health(source: Source, checks: Callable[[Source], list[Check]]) -> Handler:
+def _health(source: Source, checks: Callable[[Source], list[Check]]) -> Page:
     def handler(request: Request) -> Response:
         results = checks(source)
         lines = [f"{'ok  ' if well else 'FAIL'} {name}: {how}" for name, well, how in results]
@@ -80,8 +81,8 @@ def _health(source: Source, checks: Callable[[Source], list[Check]]) -> Handler:
     return handler
 
 
-def health_routes(source: Source) -> Routes:
-    """The three health checks, which both servers answer."""
+def health_routes(source: Source) -> Mapping[str, Page]:
+    """The three health checks, which all servers answer."""
     return {
         "/livez": _health(source, live_checks),
         "/readyz": _health(source, ready_checks),
@@ -97,12 +98,3 @@ def monitoring_routes(source: Source, metrics: Metrics) -> Routes:
         return Response(200, body, content_type)
 
     return {"/metrics": page, **health_routes(source)}
-
-
-def control_routes(source: Source, about: About) -> Routes:
-    """What the command line asks over the control socket."""
-
-    def document(request: Request) -> Response:
-        return Response(200, encode(status(about, source)), JSON)
-
-    return {"/v1/status": document, **health_routes(source)}

@@ -111,6 +111,7 @@ class Log:
     Attributes:
         source: set by the composition root once there is a primary; until then facts are logged without samples.
         last_report: the last crash report, which the primary prints as its last words when it fails.
+        on_crash: set by the composition root: takes each crash report's record.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Log:
         self.format = ("console" if terminal else "json") if format == "auto" else format
         self.source = source
         self.last_report: CrashReport | None = None
+        self.on_crash: Callable[[dict[str, Any]], None] | None = None
         self._service = service
         self._threshold = LEVELS[level]
         self._failed: dict[int, f.WorkerBootFailed] = {}
@@ -152,6 +154,10 @@ class Log:
         """
         if LEVELS[level] >= self._threshold:
             self._writer.put(self._record(level, event, fields))
+
+    def always(self, event: str, **fields: Any) -> None:
+        """One record of level ``info``, whatever ``level`` is: what was changed and by whom is for every reader."""
+        self._writer.put(self._record("info", event, fields))
 
     def line(self, pool: str, slot: int | None, worker: int | None, stream: str, text: str) -> None:
         """One line of captured output: event ``output``, level ``info``, whatever ``level`` is.
@@ -196,6 +202,8 @@ class Log:
 
     def _crash(self, report: CrashReport) -> None:
         self.last_report = report
+        if self.on_crash is not None:
+            self.on_crash(report.record())
         record = self._record("error", _BLOCK, report.record())
         if self.format == "console":
             record["block"] = report.text()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from clusterd.core.facts import View
 
@@ -18,6 +18,25 @@ class Sample:
 
     pid: int
     row: Mapping[str, int]
+
+
+def responses(row: Mapping[str, int]) -> int:
+    """Responses that a worker has begun."""
+    return sum(row.get(f"requests_{digit}xx", 0) for digit in range(1, 6))
+
+
+class Rate(NamedTuple):
+    """Of one worker. ``requests`` a second; ``cpu``: 1.0 is one core."""
+
+    requests: float
+    cpu: float
+
+
+class Rated(Protocol):
+    """Who knows rates."""
+
+    def of(self, worker: int) -> Rate | None:
+        """A worker's; ``None`` if they are not known yet."""
 
 
 @dataclass(frozen=True, slots=True)

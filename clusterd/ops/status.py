@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from clusterd.core.facts import PoolView, SlotView, View, WorkerView
-from clusterd.ops.source import Sample, Source
+from clusterd.ops.source import Rated, Sample, Source, responses
 
 API = 1
 """Version of the document, the ``v1`` of its path."""
@@ -45,6 +45,15 @@ class Worker(msgspec.Struct, frozen=True):
     heartbeat_age: Annotated[float | None, Meta(description="seconds since its event loop turned; null if unknown")] = (
         None
     )
+    requests_per_second: Annotated[
+        float | None, Meta(description="responses begun a second, over the last five; null if unknown")
+    ] = None
+    cpu: Annotated[
+        float | None, Meta(description="CPU, 1.0 is one core, over the last five seconds; null if unknown")
+    ] = None
+    loop_lag: Annotated[
+        float | None, Meta(description="seconds that its event loop's last beat was late; null if unknown")
+    ] = None
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -116,8 +125,12 @@ class About(msgspec.Struct, frozen=True):
     monitoring: str | None = None
 
 
-def status(about: About, source: Source) -> Status:
-    """The document, as of now."""
+def status(about: About, source: Source, rates: Rated | None = None) -> Status:
+    """The document, as of now.
+
+    Args:
+        rates: where requests a second and CPU are known.
+    """
     view = source.view()
     samples = source.samples()
     return Status(
@@ -135,7 +148,7 @@ def status(about: About, source: Source) -> Status:
                 Listener(one.name, one.address, one.backlog, one.backlog_limit) for one in source.listeners()
             ),
         ),
-        pools=tuple(_pool(pool, view, samples) for pool in view.pools),
+        pools=tuple(_pool(pool, view, samples, rates) for pool in view.pools),
         leftovers=tuple(source.leftovers()),
         time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )
@@ -150,8 +163,8 @@ def _span(value: float) -> float:
     return round(max(0.0, value), 3)
 
 
-def _pool(pool: PoolView, view: View, samples: Mapping[int, Sample]) -> Pool:
-    workers = {worker.id: _worker(worker, view, samples.get(worker.id)) for worker in pool.workers}
+def _pool(pool: PoolView, view: View, samples: Mapping[int, Sample], rates: Rated | None) -> Pool:
+    workers = {worker.id: worker_status(worker, view, samples.get(worker.id), rates) for worker in pool.workers}
     holders = {slot.worker for slot in pool.slots}
     return Pool(
         name=pool.name,
@@ -180,7 +193,9 @@ def _slot(slot: SlotView, view: View, workers: Mapping[int, Worker]) -> Slot:
     )
 
 
-def _worker(worker: WorkerView, view: View, sample: Sample | None) -> Worker:
+def worker_status(worker: WorkerView, view: View, sample: Sample | None, rates: Rated | None) -> Worker:
+    """One worker, as of the view."""
+    rate = None if rates is None else rates.of(worker.id)
     row = sample.row if sample is not None else {}
     beat = row.get("heartbeat_ns", 0)
     return Worker(
@@ -192,8 +207,11 @@ def _worker(worker: WorkerView, view: View, sample: Sample | None) -> Worker:
         pid=None if sample is None else sample.pid,
         ready_for=None if worker.ready_at is None else _span(view.now - worker.ready_at),
         connections=row.get("connections_open") if beat else None,
-        requests=sum(row.get(f"requests_{digit}xx", 0) for digit in range(1, 6)) if beat else None,
+        requests=responses(row) if beat else None,
         in_flight=row.get("requests_in_flight") if beat else None,
         memory=(row.get("proportional_bytes") or None) if beat else None,
         heartbeat_age=_span(view.now - beat / 1e9) if beat else None,
+        requests_per_second=round(rate.requests, 2) if beat and rate is not None else None,
+        cpu=round(rate.cpu, 4) if beat and rate is not None else None,
+        loop_lag=round(row.get("loop_lag_ns", 0) / 1e9, 4) if beat else None,
     )

@@ -165,6 +165,16 @@ class Primary:
         child = self.children.by_id.get(worker)
         return list(child.last_lines) if child is not None else []
 
+    # -- what operators ask --------------------------------------------------------------------------------------
+
+    def command(self, event: Event) -> None:
+        """Have the core take in what an operator asks; the facts of it are told before this returns."""
+        self._pump.feed(event)
+
+    def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
+        """See :meth:`Children.stacks`."""
+        return self.children.stacks(worker, done)
+
     # -- small wires ---------------------------------------------------------------------------------------------
 
     def _report(self, event: Event) -> None:

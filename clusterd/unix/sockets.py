@@ -33,6 +33,7 @@ _LOST_BEFORE_ACCEPT: Final = frozenset(
         errno.ENETUNREACH,
     }
 )
+_SO_PEERGROUPS: Final = 59  # in <asm-generic/socket.h>; Linux 4.13
 _LISTEN_STATE: Final = b"0A"  # TCP_LISTEN in /proc/net/tcp
 
 
@@ -206,6 +207,18 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
     """
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
     return pid, uid, gid
+
+
+def peer_groups(sock: socket.socket) -> frozenset[int]:
+    """The supplementary groups of a unix stream peer, as they were when it connected: SO_PEERGROUPS.
+
+    Empty where the kernel does not tell, and for a user of more than 256: Python's getsockopt has no room for them.
+    """
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError:
+        return frozenset()
+    return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
 
 
 def accept_queue(fd: int) -> tuple[int, int]:

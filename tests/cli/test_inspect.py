@@ -11,9 +11,8 @@ from click.testing import CliRunner, Result
 
 from clusterd import client
 from clusterd.cli import cli
-from clusterd.ops.admin import control_routes
 from tests.ops.serving import Running, serving_unix
-from tests.ops.staged import ABOUT, Staged
+from tests.ops.staged import Staged, control
 
 DEADLINE = 20.0
 
@@ -33,7 +32,7 @@ def source() -> Staged:
 
 @pytest.fixture
 def served(run_dir: Path, source: Staged) -> Iterator[Running]:
-    with serving_unix(str(run_dir / "control.sock"), control_routes(source, ABOUT)) as running:
+    with serving_unix(str(run_dir / "control.sock"), control(source)) as running:
         yield running
 
 
@@ -129,7 +128,7 @@ def test_a_configuration_names_its_service(served: Running, run_dir: Path) -> No
     result = command("health", "--config", str(config))
     assert result.exit_code == 3
     assert "is not running; looked for" in result.stderr
-    with serving_unix(str(elsewhere / "control.sock"), control_routes(Staged(), ABOUT)):
+    with serving_unix(str(elsewhere / "control.sock"), control(Staged())):
         assert command("health", "--config", str(config)).exit_code == 0
 
 
@@ -138,7 +137,7 @@ def test_a_configuration_that_cannot_be_used_is_exit_78(run_dir: Path) -> None:
 
 
 def test_a_status_of_another_version_is_said_to_be(run_dir: Path) -> None:
-    from clusterd.ops.http import Response
+    from clusterd.ops.exchange import Response
 
     routes = {"/v1/status": lambda request: Response(200, b'{"api": 2, "pools": 5}')}
     with serving_unix(str(run_dir / "control.sock"), routes):

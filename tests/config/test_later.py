@@ -32,9 +32,6 @@ AWAY = {
     "pools.NAME.reload": "reload.surge = 2",
     "memory": "memory.guard = false",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
-    "control.operators": 'control.operators.users = ["ops"]',
-    "control.admins": 'control.admins.groups = ["ops"]',
-    "control.observer_socket": 'control.observer_socket = "o.sock"',
 }
 
 

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from clusterd.ops.http import HttpServer, Routes, start
+from clusterd.ops.exchange import Answerer, Routes
+from clusterd.ops.http import HttpServer, start
 
 DEADLINE = 10.0
 
@@ -18,7 +19,7 @@ class Running:
         reported: what the loop's exception handler was told.
     """
 
-    def __init__(self, sock: socket.socket, routes: Routes) -> None:
+    def __init__(self, sock: socket.socket, routes: Routes | Answerer) -> None:
         self.address = sock.getsockname()
         self.family = sock.family
         self.reported: list[BaseException | None] = []
@@ -72,14 +73,14 @@ def read_all(client: socket.socket) -> bytes:
 
 
 @contextmanager
-def serving(sock: socket.socket, routes: Routes) -> Iterator[Running]:
+def serving(sock: socket.socket, routes: Routes | Answerer) -> Iterator[Running]:
     """A server on a listening socket, to the end of the block."""
     with closing(Running(sock, routes)) as running:
         yield running
 
 
 @contextmanager
-def serving_unix(path: str, routes: Routes) -> Iterator[Running]:
+def serving_unix(path: str, routes: Routes | Answerer) -> Iterator[Running]:
     """A server on a new unix socket."""
     sock = socket.socket(socket.AF_UNIX)
     try:

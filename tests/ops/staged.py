@@ -1,10 +1,17 @@
 """A source whose every answer a test sets, and views to answer with."""
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from clusterd.core import events as e
 from clusterd.core.facts import ExitReason, PoolView, SlotView, View, WorkerView
+from clusterd.ops.control import Control
+from clusterd.ops.exchange import Answerer
+from clusterd.ops.journal import Journal
+from clusterd.ops.roles import Roles
 from clusterd.ops.source import ListenerSample, Sample
 from clusterd.ops.status import About
 
@@ -95,3 +102,47 @@ class Staged:
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.lines.get(worker, [])
+
+
+@dataclass
+class Steered:
+    """What :class:`clusterd.ops.control.Controls` asks for, of a staged source: it does what it is told at once.
+
+    Attributes:
+        events: what it was told.
+        audited: the audit lines.
+    """
+
+    source: Staged
+    events: list[e.Event] = field(default_factory=list)
+    audited: list[dict[str, Any]] = field(default_factory=list)
+
+    def command(self, event: e.Event) -> None:
+        self.events.append(event)
+        view = self.source.now_view
+        match event:
+            case e.Scale(name, by):
+                pools = [replace(pool, wanted=pool.wanted + by) if pool.name == name else pool for pool in view.pools]
+                self.source.now_view = replace(view, pools=tuple(pools))
+            case e.Stop():
+                self.source.now_view = replace(view, phase="draining")
+
+    def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
+        known = any(one.id == worker for pool in self.source.now_view.pools for one in pool.workers)
+        if known:
+            asyncio.get_running_loop().call_soon(done, f"the stacks of {worker}")
+        return known
+
+    def audit(self, action: str, **fields: Any) -> None:
+        self.audited.append({"action": action, **fields})
+
+
+def control(source: Staged, roles: Roles | None = None, journal: Journal | None = None) -> Answerer:
+    """The answers of a control socket over this source."""
+    return steered(Steered(source), roles, journal)
+
+
+def steered(steer: Steered, roles: Roles | None = None, journal: Journal | None = None) -> Answerer:
+    """Likewise, with what was changed to be looked at."""
+    made = Control(steer.source, ABOUT, steer, journal or Journal(), None, steer.audit)
+    return made.answers(roles or Roles())

@@ -1,15 +1,13 @@
 import asyncio
-import json
 from dataclasses import replace
 
 import pytest
 
 from clusterd.core.facts import ExitReason
 from clusterd.ops import admin
-from clusterd.ops.admin import control_routes, monitoring_routes
-from clusterd.ops.http import Request, Response, Routes
+from clusterd.ops.admin import monitoring_routes
+from clusterd.ops.exchange import Request, Response, Routes
 from clusterd.ops.metrics import Metrics
-from clusterd.ops.status import About
 from tests.ops.staged import Staged, healthy_view, pool_view, slot_view, worker_view
 
 
@@ -92,12 +90,3 @@ def test_metrics_come_in_the_format_that_is_accepted() -> None:
     assert ask(routes, "/metrics").content_type.startswith("text/plain")
     accept = {"accept": "application/openmetrics-text; version=1.0.0"}
     assert ask(routes, "/metrics", **accept).content_type.startswith("application/openmetrics-text")
-
-
-def test_the_control_socket_has_the_status_and_the_checks() -> None:
-    source = Staged()
-    routes = control_routes(source, About("shop", 1, "1.2.3", "/run/x", 0.0))
-    assert sorted(routes) == ["/livez", "/readyz", "/startupz", "/v1/status"]
-    response = ask(routes, "/v1/status")
-    assert response.content_type == "application/json"
-    assert json.loads(response.body)["service"]["name"] == "shop"

@@ -20,7 +20,7 @@ V1 = {
     "Slot": {"index", "worker", "restarts", "row", "given_up", "last_reason", "next_start_in"},
     "Worker": {
         "id", "slot", "state", "generation", "uptime", "pid", "ready_for", "connections", "requests", "in_flight",
-        "memory", "heartbeat_age",
+        "memory", "heartbeat_age", "requests_per_second", "cpu", "loop_lag",
     },
 }  # fmt: skip
 """The members of the first version: programs read them, so none may go. Further ones are added here."""

@@ -207,5 +207,6 @@ def test_unread_is_true_for_data_an_end_and_a_connection() -> None:
 def test_a_unix_peer_is_known_by_pid_and_user() -> None:
     ours, theirs = socket.socketpair()
     assert sockets.peer_credentials(ours) == (os.getpid(), os.getuid(), os.getgid())
+    assert sockets.peer_groups(ours) == frozenset(os.getgroups())
     ours.close()
     theirs.close()
