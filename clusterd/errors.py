@@ -71,6 +71,16 @@ class PeerError(ClusterdError):
     """The process at the other end of a wire broke its rules; it is to be treated as broken."""
 
 
+class ChannelClosed(ClusterdError):
+    """A message was sent to a process whose channel is closed. Node's ``ERR_IPC_CHANNEL_CLOSED``."""
+
+    code = "ERR_IPC_CHANNEL_CLOSED"
+
+    def __init__(self, message: str = "Channel closed", code: str = "ERR_IPC_CHANNEL_CLOSED") -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class NotRunning(ClusterdError):
     """No primary answers at the address that was asked."""
 

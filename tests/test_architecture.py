@@ -26,7 +26,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "worker": ("worker", "wire", "unix", "state", "errors"),
     "spawner": ("spawner", "wire", "unix", "errors", "worker.boot"),
     "primary": ("primary", "core", "wire", "unix", "config", "spawner.client", "errors"),
-    "cluster": ("cluster", "core", "wire", "config", "worker.link", "primary"),
+    "cluster": (
+        "cluster",
+        "wire",
+        "errors",
+        "primary",
+        *(f"worker.{name}" for name in ("ending", "link", "listening", "loops", "program", "servers", "sharing")),
+    ),
     "cli": ("",),
     "__main__": ("cli", "unix.signals"),
     "__init__": ("cluster", "errors"),
@@ -94,7 +100,7 @@ def imports_of(file: Path) -> Iterator[Import]:
     inside = {
         id(node)
         for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or _for_types_only(function)
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
@@ -109,6 +115,11 @@ def imports_of(file: Path) -> Iterator[Import]:
             continue
         for target in dict.fromkeys(targets):
             yield Import(file, node.lineno, target, top_level=id(node) not in inside)
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    """``if TYPE_CHECKING:``, whose imports are read by type checkers and never run."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def covers(allowed: str, module: str) -> bool:

@@ -12,13 +12,16 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import PeerError
 from ..unix import sockets, synfilter
 from ..unix.mail import Inbox, Mail, Outbox, Posted
 from ..wire import mail as letters
 from .thief import Thief
+
+if TYPE_CHECKING:
+    from .newconn import Newconn
 
 BATCH: Final = 16
 """Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
@@ -60,7 +63,9 @@ class Box:
         "worker",
     )
 
-    def __init__(self, worker: int, outbox: Outbox, inbox: Inbox | None = None, steal_after: float = 0.0) -> None:
+    def __init__(
+        self, worker: int, outbox: "Outbox | Newconn", inbox: Inbox | None = None, steal_after: float = 0.0
+    ) -> None:
         self.worker = worker
         self.outbox = outbox
         self.inbox = inbox
@@ -301,7 +306,8 @@ class Dispatch:
         for fd in self._writers:
             self._loop.remove_writer(fd)
         # A robbed box holds a probe at most and would poll writable for ever; the thief tells when it works again.
-        self._writers = [box.outbox.fileno() for box in self._boxes if not box.robbed] if wanted else []
+        writers = [box.outbox.fileno() for box in self._boxes if not box.robbed] if wanted else []
+        self._writers = [fd for fd in writers if fd >= 0]  # what is no mailbox tells by itself (``wake``)
         for fd in self._writers:
             self._loop.add_writer(fd, self._resume)
 

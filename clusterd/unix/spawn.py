@@ -5,13 +5,16 @@ is switched off: it would reap the child behind its owner's back.
 """
 
 import errno
+import fcntl
 import grp
 import os
 import pwd
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from clusterd.errors import HostError
@@ -47,11 +50,14 @@ def spawn(
     group: str | int | None = None,
     umask: int = -1,
     pass_fds: Sequence[int] = (),
+    placed: Mapping[int, int] | None = None,
+    own_group: bool = True,
     stdin: int | None = None,
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> Child:
-    """Start a program: own process group, empty signal mask, default signal actions, no descriptors but those named.
+    """Start a program: own process group unless told otherwise, empty signal mask, default signal actions, and of this
+    process's descriptors only those named.
 
     Main thread only: a parent-death signal that the program asks for comes when the *thread* that forked it ends. A
     caller with an event loop is held up until the exec, a millisecond or few.
@@ -65,6 +71,9 @@ def spawn(
         umask: -1 leaves it as it is here.
         pass_fds: descriptors that stay open in the program *under the same numbers*: tell it in ``argv`` or ``env``.
             They may be close-on-exec here.
+        placed: descriptors that the program is to find under given numbers: number to descriptor, from 3 on.
+        own_group: it leads a process group of its own; false leaves it in this process's, where a terminal's Ctrl-C
+            reaches it.
         stdin: descriptor for its 0; ``None`` is /dev/null.
         stdout: descriptor for its 1; ``None`` is this process's.
         stderr: descriptor for its 2; ``None`` is this process's.
@@ -77,7 +86,7 @@ def spawn(
         raise RuntimeError("a program is started from the main thread only: its death signal would follow the thread")
     who = identity(user, group)
     try:
-        with signals.defaults_for_exec():
+        with _occupied(placed or {}), signals.defaults_for_exec():
             process = subprocess.Popen(
                 list(argv),
                 env=dict(env),
@@ -86,11 +95,12 @@ def spawn(
                 group=who.gid if who else None,
                 extra_groups=who.groups if who else None,
                 umask=umask,
-                pass_fds=pass_fds,
+                pass_fds=(*pass_fds, *(placed or ())),
+                preexec_fn=partial(_place, dict(placed)) if placed else None,  # noqa: PLW1509  # takes no lock
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=stdout,
                 stderr=stderr,
-                process_group=0,
+                process_group=0 if own_group else None,
                 restore_signals=True,
             )
             # Anything but None: neither Popen's methods nor its __del__ wait for the child then, and it is never put
@@ -104,6 +114,39 @@ def spawn(
         os.kill(process.pid, signal.SIGKILL)
         os.waitpid(process.pid, 0)
         raise HostError(_why(error, argv, cwd, who)) from error
+
+
+@contextmanager
+def _occupied(placed: Mapping[int, int]) -> Iterator[None]:
+    """For the length of the block every number of ``placed`` is an open descriptor here, so that subprocess's own pipe
+    cannot come to stand on one."""
+    free = [number for number in placed if not _is_open(number)]
+    for number in free:
+        os.dup2(placed[number], number, inheritable=False)
+    try:
+        yield
+    finally:
+        for number in free:
+            os.close(number)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _place(placed: dict[int, int]) -> None:
+    """Between fork and exec: put each descriptor under its number. Moved aside first: one may stand where another goes.
+
+    System calls only, nothing that takes a lock which another thread may have held at the fork.
+    """
+    top = max(placed) + 1
+    aside = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, top) for number, fd in placed.items()}
+    for number, fd in aside.items():
+        os.dup2(fd, number, inheritable=True)
 
 
 def identity(user: str | int | None, group: str | int | None) -> Identity | None:

@@ -145,6 +145,25 @@ class FdStream:
                 return
             self._read()
 
+    def move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Be driven by ``loop`` from now on; to be called where the old one does not run, or in its thread."""
+        if self._ended:
+            self._loop = loop
+            return
+        self._loop.remove_reader(self._fd)
+        if self._writer_added:
+            self._loop.remove_writer(self._fd)
+            self._writer_added = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._loop = loop
+        if self._send_failed:
+            loop.call_soon(self._read_rest)
+        else:
+            loop.add_reader(self._fd, self._read)
+        self._wait_to_send()
+
     def close(self) -> None:
         """Give the kernel what it takes of the queue at once, drop the rest, close everything; no callback follows.
 

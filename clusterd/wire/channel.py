@@ -25,10 +25,14 @@ message is listed by ``stray`` and is to be closed. So after each feed, and afte
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from clusterd.errors import PeerError
-from clusterd.wire.lines import MAX_LINE, Lines, decode, encode
+from clusterd.wire.codecs import JSON, Codec
+from clusterd.wire.lines import MAX_LINE
+from clusterd.wire.parcels import Outgoing, Received, Returned, is_internal
+
+__all__ = ["Channel", "Outgoing", "Received", "Returned", "is_internal"]
 
 NATIVE: Final = "net.Native"
 SOCKET: Final = "net.Socket"
@@ -50,53 +54,10 @@ ATTEMPTS: Final = 4
 """How often a handle is sent before it is given back: once, and three times more."""
 
 _OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
-_ACK: Final = encode({"cmd": "NODE_HANDLE_ACK"})
-_NACK: Final = encode({"cmd": "NODE_HANDLE_NACK"})
+_ACK: Final = {"cmd": "NODE_HANDLE_ACK"}
+_NACK: Final = {"cmd": "NODE_HANDLE_NACK"}
 
 Members: TypeAlias = Mapping[str, object]
-
-
-class Received(NamedTuple):
-    """One message from the peer.
-
-    Attributes:
-        message: any JSON value. For a handle it is the inner message, without its envelope.
-        fd: the descriptor that came with it, the owner's from now on; ``None`` for a message without a handle.
-        internal: it is one of Node's own (``cmd`` begins with ``NODE_``) and never a user's ``message`` event.
-        kind: the envelope's ``type``, ``net.Native`` and so on; ``None`` without a handle, or if it was no string.
-        ack: the ``seq`` of the question asked here that this answers; ``None`` for everything else, answers nobody
-            asked for among it. Each question is answered at most once.
-    """
-
-    message: Any
-    fd: int | None = None
-    internal: bool = False
-    kind: str | None = None
-    ack: int | None = None
-
-
-class Outgoing(NamedTuple):
-    """One ``sendmsg``: ``fd`` goes with the first byte; after a partial write the rest goes without."""
-
-    data: bytes
-    fd: int | None
-
-
-class Returned(NamedTuple):
-    """A handle that did not arrive, for all that is known.
-
-    Attributes:
-        message: the message it was sent with, its ``seq`` added; it did not arrive either.
-        fd: the descriptor, the owner's again.
-        kind: as it was sent.
-        attempts: how often ``outgoing`` handed it out. 0: the peer cannot have it. More, on a channel that ended: the
-            peer may have taken it and died before it said so.
-    """
-
-    message: Any
-    fd: int
-    kind: str
-    attempts: int
 
 
 class _Handle:
@@ -113,14 +74,6 @@ class _Handle:
         self.handed_out = False
 
 
-def is_internal(message: object) -> bool:
-    """Whether ``message`` is one of Node's own: an object whose ``cmd`` begins with ``NODE_`` and goes on."""
-    if type(message) is not dict:
-        return False
-    cmd = message.get("cmd")
-    return type(cmd) is str and len(cmd) > 5 and cmd.startswith("NODE_")
-
-
 class Channel:
     """One end of a channel.
 
@@ -131,6 +84,7 @@ class Channel:
         max_queued: most unsent bytes, a little for each message included. A peer that does not read, or never
             acknowledges a handle, is broken above it.
         max_unpaired: most descriptors that wait for their message; further ones are ``stray``.
+        codec: how values are written; both ends must agree.
     """
 
     def __init__(
@@ -140,9 +94,11 @@ class Channel:
         max_line: int = MAX_LINE,
         max_queued: int = MAX_QUEUED,
         max_unpaired: int = MAX_UNPAIRED,
+        codec: Codec = JSON,
     ) -> None:
+        self._encode, self._decode = codec.encode, codec.decode
         self._seq = seq if seq is not None else count()
-        self._lines = Lines(max_line)
+        self._lines = codec.cutter(max_line)
         self._longest = min(max_line, max_queued - _OVERHEAD)
         self._max_queued = max_queued
         self._max_unpaired = max_unpaired
@@ -191,7 +147,7 @@ class Channel:
         received: list[Received] = []
         try:
             for line in self._lines.feed(data):
-                self._take(decode(line), received)
+                self._take(self._decode(line), received)
         except PeerError as error:
             self._end(error)
             if not received:
@@ -224,9 +180,9 @@ class Channel:
             message = {**message, "seq": next(self._seq)}
         item: bytes | _Handle
         if fd is None:
-            data = item = encode(message)
+            data = item = self._encode(message)
         else:
-            data = encode({"cmd": "NODE_HANDLE", "type": kind, "msg": message, **(details or {})})
+            data = self._encode({"cmd": "NODE_HANDLE", "type": kind, "msg": message, **(details or {})})
             item = _Handle(data, fd, message, kind)
         if len(data) > self._longest:
             raise ValueError(f"a message of {len(data)} bytes is longer than the {self._longest} that are allowed")
@@ -341,8 +297,9 @@ class Channel:
         self._asked.discard(ack)
         return ack
 
-    def _owe(self, data: bytes) -> None:
+    def _owe(self, answer: Members) -> None:
         """Queues an answer about a handle, which waits behind nothing."""
+        data = self._encode(answer)
         self._ready.append(data)
         self._queued += len(data) + _OVERHEAD
         if excess := self._excess():

@@ -5,7 +5,7 @@ is given, not made here.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import PeerError
@@ -25,7 +25,7 @@ class Conversation:
 
     Args:
         channel: the protocol's state.
-        on_message: called with every message received; a descriptor in it is the callee's.
+        on_message: called with every message received but answers; a descriptor in it is the callee's.
         on_broken: called once, if the peer breaks the rules; nothing is received or sent after it.
         on_returned: called with every handle that did not arrive; its descriptor is the callee's.
     """
@@ -43,6 +43,7 @@ class Conversation:
         self._on_returned = on_returned
         self._stream: Stream | None = None
         self._told = False
+        self._answers: dict[int, Callable[[Received], None]] = {}
 
     def attach(self, stream: Stream) -> None:
         """Say which stream to write to; what was sent before goes now."""
@@ -56,14 +57,34 @@ class Conversation:
         except PeerError:
             received = []
         for message in received:  # before the flush, which may find the peer broken: what it said first counts
-            self._on_message(message)
+            answer = self._answers.pop(message.ack, None) if message.ack is not None else None
+            (answer or self._on_message)(message)
         self._flush()
 
-    def send(self, message: Any, fd: int | None = None, kind: str = NATIVE) -> bool:
+    def send(
+        self, message: Any, fd: int | None = None, kind: str = NATIVE, details: Mapping[str, object] | None = None
+    ) -> bool:
         """Send; as :meth:`Channel.send`. The descriptor is the channel's from now on."""
-        more = self.channel.send(message, fd, kind)
+        more = self.channel.send(message, fd, kind, details)
         self._flush()
         return more
+
+    def ask(
+        self,
+        message: Mapping[str, object],
+        on_answer: Callable[[Received], None],
+        fd: int | None = None,
+        kind: str = NATIVE,
+    ) -> int:
+        """Send what is answered; as :meth:`Channel.ask`. Of a peer that is gone no answer comes, and none is made up.
+
+        Returns:
+            Its ``seq``.
+        """
+        seq = self.channel.ask(message, fd, kind)
+        self._answers[seq] = on_answer
+        self._flush()
+        return seq
 
     def close(self) -> None:
         """End it: what can be written is written, what was under way is given back."""
@@ -72,6 +93,7 @@ class Conversation:
             self._stream.close()
             self._stream = None
         self.channel.close()
+        self._answers.clear()
         self._tidy()
 
     def _flush(self) -> None:

@@ -6,12 +6,47 @@ receiver would act upon. ``go``, ``ready`` and ``failed`` are clusterd's own; No
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
+from clusterd.wire.acts import (
+    Act,
+    AddressType,
+    Close,
+    Disconnect,
+    ExitedAfterDisconnect,
+    Failed,
+    FromPrimary,
+    FromWorker,
+    Gate,
+    Go,
+    Listening,
+    NewConn,
+    Online,
+    QueryServer,
+    Ready,
+    Reply,
+)
 from clusterd.wire.lines import encode
 from clusterd.wire.members import INT_MAX, Members
+
+__all__ = [
+    "Act",
+    "AddressType",
+    "Close",
+    "Disconnect",
+    "ExitedAfterDisconnect",
+    "Failed",
+    "FromPrimary",
+    "FromWorker",
+    "Gate",
+    "Go",
+    "Listening",
+    "NewConn",
+    "Online",
+    "QueryServer",
+    "Ready",
+    "Reply",
+]
 
 CLUSTER: Final = "NODE_CLUSTER"
 
@@ -22,149 +57,6 @@ MAX_DATA: Final = 64 * 1024
 """Largest ``data`` of a ``queryServer`` that is read, in bytes of JSON: the primary keeps it for every later worker."""
 
 _REPORT_HEAD: Final = MAX_REPORT // 4  # the rest is for the end, where a traceback says what happened
-
-AddressType: TypeAlias = int | str | None
-"""4 or 6; -1 for a unix socket; ``udp4``, ``udp6``; ``None`` for a descriptor."""
-
-
-class Act(StrEnum):
-    """Values of ``act``."""
-
-    ONLINE = "online"
-    QUERY_SERVER = "queryServer"
-    LISTENING = "listening"
-    CLOSE = "close"
-    EXITED_AFTER_DISCONNECT = "exitedAfterDisconnect"
-    NEWCONN = "newconn"
-    DISCONNECT = "disconnect"
-    GO = "go"
-    READY = "ready"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Online:
-    """Worker: it runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueryServer:
-    """Worker: asks for a listening socket; answered by ``query_reply``.
-
-    Attributes:
-        seq: what the reply acknowledges.
-        index: 0, 1, 2 … for each further listen of this worker on the same address.
-        address: IP address, absolute path, or ``None`` where no host was given.
-        port: -1 for a unix socket, ``None`` for a descriptor.
-        address_type: see ``AddressType``.
-        fd: the *primary's* descriptor of ``listen({fd})``; -1 for UDP; ``None`` otherwise.
-        data: what TLS servers share (``ticketKeys``), to be returned as the first worker gave it.
-        flags: bit 0 is "IPv6 only"; ``None`` if absent.
-        backlog: ``None`` if absent, false or null, which all mean 511.
-        readable_all: a unix socket that everybody may read.
-        writable_all: a unix socket that everybody may write.
-    """
-
-    seq: int
-    index: int
-    address: str | None
-    port: int | None
-    address_type: AddressType
-    fd: int | None = None
-    data: Mapping[str, Any] | None = None
-    flags: int | None = None
-    backlog: int | None = None
-    readable_all: bool = False
-    writable_all: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Worker: a server listens. The argument of the ``listening`` event.
-
-    Attributes:
-        address_type: see ``AddressType``.
-        address: what the worker asked for: ``None`` where no host was given.
-        port: the real port, also where 0 was asked for; -1 for a unix socket.
-        fd: the descriptor of ``listen({fd})``; -1 for UDP; ``None`` otherwise.
-    """
-
-    address_type: AddressType
-    address: str | None
-    port: int | None
-    fd: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Worker: it closed the server that has this key."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExitedAfterDisconnect:
-    """Worker: it is about to leave because it wants to; must be answered by ``acknowledgement(seq)`` or it hangs."""
-
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewConn:
-    """Primary: the descriptor that came along is a connection for the server of ``key``; answered by ``accepted``."""
-
-    seq: int
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """Primary: close the servers, finish, close the channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Go:
-    """Primary: the worker's pidfd has arrived, start. ``settings`` is whatever the boot agreed on."""
-
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Worker: answers work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Worker: the boot failed at ``stage`` (``import``, ``lifespan`` …); ``report`` says why."""
-
-    stage: str
-    report: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer. It counts only if ``Received.ack`` says so too; which members matter depends on the question.
-
-    Attributes:
-        ack: the ``seq`` of the question.
-        accepted: of ``newconn``.
-        errno: of ``queryServer``: negative errno, 0 for a shared socket, ``None`` for round robin.
-        key: of ``queryServer``.
-        data: of ``queryServer``.
-        sockname: of ``queryServer``: host and port where round robin really listens; ``None`` for a unix socket.
-    """
-
-    ack: int
-    accepted: bool | None = None
-    errno: int | None = None
-    key: str | None = None
-    data: Mapping[str, Any] | None = None
-    sockname: tuple[str, int] | None = None
-
-
-FromWorker: TypeAlias = Online | QueryServer | Listening | Close | ExitedAfterDisconnect | Ready | Failed | Reply
-FromPrimary: TypeAlias = NewConn | Disconnect | Go | Reply
 
 
 def online() -> dict[str, Any]:
@@ -184,12 +76,15 @@ def query_server(
     backlog: int | None = None,
     readable_all: bool = False,
     writable_all: bool = False,
+    mailbox: bool = False,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Worker: asks for a listening socket, by ``Channel.ask``. Arguments as the attributes of ``QueryServer``."""
     message: dict[str, Any] = {"cmd": CLUSTER, "act": Act.QUERY_SERVER, "index": index, "data": data}
     message |= {"address": address, "port": port, "addressType": address_type}
     rare = {"fd": fd, "flags": flags, "backlog": backlog}
-    rare |= {"readableAll": readable_all or None, "writableAll": writable_all or None}
+    rare |= {"readableAll": readable_all or None, "writableAll": writable_all or None, "mailbox": mailbox or None}
+    rare["shared"] = shared or None
     return message | {name: value for name, value in rare.items() if value is not None}
 
 
@@ -208,6 +103,11 @@ def listening_for(query: Mapping[str, Any], port: int | None) -> dict[str, Any]:
 def close(key: str) -> dict[str, Any]:
     """Worker: it closed the server of ``key``."""
     return {"cmd": CLUSTER, "act": Act.CLOSE, "key": key}
+
+
+def gate(key: str, is_open: bool) -> dict[str, Any]:
+    """Worker: its server of ``key`` takes connections, or takes none for now."""
+    return {"cmd": CLUSTER, "act": Act.GATE, "key": key, "open": is_open}
 
 
 def exited_after_disconnect() -> dict[str, Any]:
@@ -247,17 +147,18 @@ def query_reply(
     errno: int | None = None,
     data: Mapping[str, Any] | None = None,
     sockname: tuple[str, int] | None = None,
+    mailbox: bool = False,
 ) -> dict[str, Any]:
     """Primary: answers ``queryServer``; arguments as the attributes of ``Reply``.
 
-    ``errno`` 0 goes with the shared socket's descriptor. ``data`` must be what the key's first worker sent: a TLS
-    worker of Node crashes without it.
+    ``errno`` 0 goes with the shared socket's descriptor, ``mailbox`` with a mailbox's reading end. ``data`` must be
+    what the key's first worker sent: a TLS worker of Node crashes without it.
     """
     message: dict[str, Any] = {"cmd": CLUSTER, "errno": errno, "key": key, "ack": ack, "data": data}
     if sockname is not None:
         host, port = sockname[:2]
         message["sockname"] = {"address": host, "family": "IPv6" if ":" in host else "IPv4", "port": port}
-    return message
+    return message | {"mailbox": True} if mailbox else message
 
 
 def accepted(ack: int, value: bool) -> dict[str, Any]:
@@ -305,6 +206,8 @@ def read(message: object) -> FromWorker | FromPrimary | None:
             return Go(m.mapping_or_none("settings") or {})
         case Act.READY:
             return Ready()
+        case Act.GATE:
+            return Gate(m.text("key"), m.truth_or_none("open") is not False)
         case Act.FAILED:
             return Failed(m.text("stage"), _clip(m.text("report", limit=None)))
         case None if type(message.get("ack")) is int:
@@ -329,6 +232,8 @@ def _query_server(m: Members) -> QueryServer:
         backlog=_backlog(m),
         readable_all=bool(m.get("readableAll")),  # JavaScript's idea of true will do
         writable_all=bool(m.get("writableAll")),
+        mailbox=m.get("mailbox") is True,
+        shared=m.get("shared") is True,
     )
 
 
@@ -345,6 +250,7 @@ def _reply(m: Members) -> Reply:
         key=m.text_or_none("key"),
         data=m.mapping_or_none("data"),
         sockname=where,
+        mailbox=m.get("mailbox") is True,
     )
 
 

@@ -1,14 +1,15 @@
 """The worker's end of its control channel: what it tells the primary, and how it learns that it is to end."""
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import PeerError
 from ..unix.stream import FdStream
 from ..wire import messages
-from ..wire.channel import Channel, Received
+from ..wire.channel import NATIVE, Channel, Received
 from ..wire.conversation import Conversation
 
 #: The link of this process, for :mod:`clusterd.cluster`; ``None`` in a process that is no worker.
@@ -50,11 +51,14 @@ class Link:
         self.primary_gone = False
         self.exited_after_disconnect = False
         self._loop = loop
-        self._listeners: list[Callable[[Any, int | None], None]] = []
+        self._listeners: list[Callable[[Any, int | None, str | None], None]] = []
         self._on_gone: list[Callable[[], None]] = []
+        self._on_asked: list[Callable[[], None]] = []
         self._closed = False
+        self._servers: dict[str, Callable[[int], bool]] = {}
         self._talk = Conversation(channel, self._received, self._broken)
-        self._talk.attach(FdStream(loop, sock, self._talk.data, self._eof))
+        self._stream = FdStream(loop, sock, self._talk.data, self._eof)
+        self._talk.attach(self._stream)
         for message in early:
             self._received(message)
 
@@ -87,21 +91,69 @@ class Link:
         """
         self._tell(messages.failed(stage, report))
 
-    def send(self, message: Any, fd: int | None = None) -> bool:
-        """Send a message of the app's; false says: slow down.
+    def send(
+        self,
+        message: Any,
+        fd: int | None = None,
+        kind: str = NATIVE,
+        details: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Send a message of the app's; false says: slow down. ``fd`` is the link's from then on.
 
         Raises:
-            TypeError, ValueError: it is nothing JSON can say, or too long.
+            TypeError, ValueError: it is nothing the channel can say, or too long.
         """
-        return self._talk.send(message, fd)
+        return self._talk.send(message, fd, kind, details)
 
-    def on_message(self, listener: Callable[[Any, int | None], None]) -> None:
-        """Have ``listener(message, fd)`` called with each message of the app's from the primary."""
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message of the cluster; of none that is closed."""
+        self._tell(message)
+
+    def ask(self, message: dict[str, Any], on_answer: Callable[[Received], None]) -> None:
+        """Send a message of the cluster that is answered. A descriptor in the answer is the callee's."""
+        if not self._closed:
+            self._talk.ask(message, on_answer)
+
+    def on_message(self, listener: Callable[[Any, int | None, str | None], None]) -> None:
+        """Have ``listener(message, fd, kind)`` called with each message of the app's from the primary.
+
+        A descriptor is the listener's; ``kind`` is what its sender says it is.
+        """
         self._listeners.append(listener)
+
+    def serve(self, key: str, server: Callable[[int], bool] | None) -> None:
+        """Have ``server(fd)`` called with each connection of ``key`` that comes by channel; ``None``: no more.
+
+        It says whether it will have the connection, which is its own then.
+        """
+        if server is None:
+            self._servers.pop(key, None)
+        else:
+            self._servers[key] = server
+
+    @property
+    def connected(self) -> bool:
+        """Whether the primary can be talked to."""
+        return not (self._closed or self.primary_gone)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be sent, or to be acknowledged."""
+        return self._talk.channel.settled and not self._stream.pending()
+
+    def move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on on another loop; to be called where neither runs, or from the new one."""
+        if loop is not self._loop:
+            self._loop = loop
+            self._stream.move(loop)
 
     def on_primary_gone(self, listener: Callable[[], None]) -> None:
         """Have ``listener()`` called when the primary has died."""
         self._on_gone.append(listener)
+
+    def on_asked(self, listener: Callable[[], None]) -> None:
+        """Have ``listener()`` called when the primary asks this worker to end."""
+        self._on_asked.append(listener)
 
     def leave(self) -> None:
         """End by own will: say so (Node's ``exitedAfterDisconnect``), then drain."""
@@ -120,14 +172,30 @@ class Link:
     def _received(self, received: Received) -> None:
         if not received.internal:
             for listener in self._listeners:
-                listener(received.message, received.fd)
+                listener(received.message, received.fd, received.kind)
+            if received.fd is not None and not self._listeners:
+                os.close(received.fd)
             return
         try:
             message = messages.read(received.message)
         except PeerError:
             message = None  # an act of a later version with other fields: Node ignores what it does not know
+        if isinstance(message, messages.NewConn) and received.fd is not None:
+            self._newconn(message, received.fd)
+            return
+        if received.fd is not None:
+            os.close(received.fd)
         if isinstance(message, messages.Disconnect):
             self.draining.set()
+            for asked in self._on_asked:
+                asked()
+
+    def _newconn(self, message: messages.NewConn, fd: int) -> None:
+        server = self._servers.get(message.key)
+        accepted = server is not None and server(fd)
+        if not accepted:
+            os.close(fd)
+        self._tell(messages.accepted(message.seq, accepted))
 
     def _eof(self) -> None:
         self._gone()

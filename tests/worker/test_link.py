@@ -108,7 +108,7 @@ def test_a_primary_that_speaks_garbage_counts_as_dead() -> None:
 def test_acts_of_a_later_version_are_passed_over() -> None:
     async def scene(primary: Primary) -> None:
         heard: asyncio.Queue[Any] = asyncio.Queue()
-        primary.link.on_message(lambda message, fd: heard.put_nowait(message))
+        primary.link.on_message(lambda message, fd, kind: heard.put_nowait(message))
         primary.socket.send(b'{"cmd":"NODE_CLUSTER","act":"sing"}\n{"cmd":"NODE_CLUSTER","act":7}\n"of the app"\n')
         assert await heard.get() == "of the app"
         assert not primary.link.draining.is_set()
@@ -119,7 +119,7 @@ def test_acts_of_a_later_version_are_passed_over() -> None:
 def test_messages_of_the_app_travel_with_their_descriptors() -> None:
     async def scene(primary: Primary) -> None:
         heard: asyncio.Queue[Any] = asyncio.Queue()
-        primary.link.on_message(lambda message, fd: heard.put_nowait((message, fd)))
+        primary.link.on_message(lambda message, fd, kind: heard.put_nowait((message, fd)))
         reading, writing = os.pipe()
         envelope = json.dumps({"cmd": "NODE_HANDLE", "type": "net.Native", "msg": {"hello": 1}}).encode()
         socket.send_fds(primary.socket, [envelope + b"\n"], [reading])

@@ -1,0 +1,123 @@
+"""Handing connections to workers that have no mailbox, Node's among them: ``newconn`` over the control channel.
+
+It takes the place of a mailbox's writing end (:class:`clusterd.unix.mail.Outbox`) in a :class:`.dispatch.Box`. One
+connection at a time is on its way, as Node has it; our copy stays open until the worker has accepted, so that it can go
+to another when the worker refuses or dies. Node itself loses it then.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import PeerError
+from ..unix.mail import Mail, Posted
+from ..wire import messages
+from ..wire.channel import Received
+from ..wire.conversation import Conversation
+
+PARKED: Final = 0.05
+"""Seconds that a worker which has refused is handed nothing: it says ``accepted: false`` while it is full, and never
+says when it is full no more. Node asks again at once, thousands of times a second."""
+
+
+class Newconn:
+    """The hand-over of one server's connections to one worker.
+
+    Args:
+        loop: the primary's.
+        talk: the worker's channel.
+        key: its server's.
+        on_room: called when it can be handed another.
+        on_refused: called with a connection that it would not have; its descriptor is the callee's.
+
+    Attributes:
+        limit: as of an ``Outbox``: it is full exactly when ``queued()`` has reached it.
+        answered: connections that it has accepted.
+    """
+
+    limit = 1
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        talk: Conversation,
+        key: str,
+        on_room: Callable[[], None],
+        on_refused: Callable[[Mail], None],
+    ) -> None:
+        self.answered = 0
+        self._loop = loop
+        self._talk = talk
+        self._message = messages.newconn(key)
+        self._on_room = on_room
+        self._on_refused = on_refused
+        self._flying: Mail | None = None
+        self._parked: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def fileno(self) -> int:
+        """-1: there is nothing to poll; ``on_room`` tells."""
+        return -1
+
+    def queued(self) -> int:
+        """1 while it can be handed nothing, else 0."""
+        return int(self._flying is not None or self._parked is not None)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next ``post`` is certain to return ``FULL``."""
+        return self.queued() >= self.limit
+
+    def post(self, payload: bytes, fd: int | None = None) -> Posted:
+        """Hand over one connection. The descriptor stays the caller's, whatever is returned."""
+        if fd is None or self.full:
+            return Posted.FULL
+        if self._closed or self._talk.channel.broken is not None:
+            return Posted.BROKEN
+        try:
+            # The flag is of the open file, which we share with the worker: Node does not set it on what it is handed.
+            os.set_blocking(fd, False)
+            ours = os.dup(fd)
+        except OSError:
+            return Posted.SHORT
+        try:
+            theirs = os.dup(fd)
+        except OSError:
+            os.close(ours)
+            return Posted.SHORT
+        self._flying = Mail(payload, ours, False)
+        self._talk.ask(self._message, self._answer, theirs)
+        return Posted.SENT
+
+    def _answer(self, received: Received) -> None:
+        try:
+            answer = messages.read(received.message)
+        except PeerError:
+            answer = None
+        mail, self._flying = self._flying, None
+        if mail is None or mail.fd is None:
+            return
+        if isinstance(answer, messages.Reply) and answer.accepted:
+            os.close(mail.fd)
+            self.answered += 1
+        else:
+            self._parked = self._loop.call_later(PARKED, self._unpark)
+            self._on_refused(mail)
+        self._on_room()
+
+    def _unpark(self) -> None:
+        self._parked = None
+        self._on_room()
+
+    def take_back(self) -> list[Mail]:
+        """What it has not accepted, and will not: it is gone."""
+        mail, self._flying = self._flying, None
+        return [mail] if mail is not None else []
+
+    def close(self) -> None:
+        """Hand it nothing more; what is on its way is the worker's, or ``take_back``'s. Harmless when repeated."""
+        self._closed = True
+        if self._parked is not None:
+            self._parked.cancel()
+            self._parked = None

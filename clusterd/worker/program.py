@@ -1,0 +1,72 @@
+"""A worker that is a program of its own: it finds its channel in its environment, as Node's do."""
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+
+from ..errors import AppError
+from ..wire.channel import Channel
+from ..wire.codecs import ADVANCED, JSON
+from .link import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a worker is given.
+
+    Attributes:
+        id: its number.
+        sock: its end of the channel.
+        channel: the protocol's state.
+    """
+
+    id: int
+    sock: socket.socket
+    channel: Channel
+
+    def link(self, loop: asyncio.AbstractEventLoop) -> Link:
+        """The channel, on a loop."""
+        env = os.environ
+        slot, generation = env.get("CLUSTERD_SLOT", "0"), env.get("CLUSTERD_GENERATION", "0")
+        return Link(
+            loop,
+            self.sock,
+            self.channel,
+            [],
+            worker=self.id,
+            slot=int(slot) if slot.isdecimal() else 0,
+            pool=env.get("CLUSTERD_POOL", ""),
+            generation=int(generation) if generation.isdecimal() else 0,
+        )
+
+
+def inherit() -> Inherited | None:
+    """Take the channel out of the environment, so that a child of this process does not find it.
+
+    Returns:
+        ``None`` if this process is no worker.
+
+    Raises:
+        AppError: it is one of a primary that speaks another serialization.
+    """
+    unique = os.environ.pop("NODE_UNIQUE_ID", "")
+    if not unique:
+        return None
+    number = os.environ.pop("NODE_CHANNEL_FD", "")
+    mode = os.environ.pop("NODE_CHANNEL_SERIALIZATION_MODE", JSON.name)
+    if mode == "advanced":
+        raise AppError(
+            "this worker's primary is a Node program with serialization 'advanced', which is V8's own format; leave"
+            " that setting out there: 'json' is what Node and Python have in common"
+        )
+    if mode not in (JSON.name, ADVANCED.name):
+        raise AppError(f"this worker's primary uses serialization {mode!r}; 'json' was expected")
+    try:
+        fd = int(number)
+        sock = socket.socket(fileno=fd)
+    except (ValueError, OSError):
+        raise AppError(f"NODE_UNIQUE_ID is set, but NODE_CHANNEL_FD ({number!r}) is no channel") from None
+    sock.set_inheritable(False)
+    channel = Channel(codec=ADVANCED if mode == ADVANCED.name else JSON)
+    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel)
