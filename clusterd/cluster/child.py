@@ -211,6 +211,7 @@ class Child:
             await gone
             return None
         task = asyncio.ensure_future(main)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a sys.exit in it is no news
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done() and self._ended:

@@ -80,18 +80,17 @@ class Home:
         raise AssertionError("by_signal does not return")
 
     def _wind_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            if left:
-                loop.run_until_complete(asyncio.wait(left, timeout=WIND_UP))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        except (SystemExit, KeyboardInterrupt):
-            pass  # the program ends already
-        finally:
-            asyncio.set_event_loop(None)
-            self._loop = None
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        for _ in range(len(left) + 1):  # a task may end by SystemExit, which ends the loop's run and not the others
+            try:
+                loop.run_until_complete(_wait(loop, left))
+                break
+            except (SystemExit, KeyboardInterrupt):
+                continue
+        asyncio.set_event_loop(None)
+        self._loop = None
 
     def start_thread(self) -> asyncio.AbstractEventLoop:
         """Run the loop in a thread, beside a program that has none. Once is enough."""
@@ -108,3 +107,14 @@ class Home:
     def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         loop.run_forever()
+
+
+async def _wait(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
+    """Wait for tasks that were cancelled, and for asynchronous generators, a few seconds at most."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=WIND_UP)
+    await loop.shutdown_asyncgens()
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, SystemExit | KeyboardInterrupt):
+                loop.call_exception_handler({"message": "a task failed while it was ended", "exception": error})

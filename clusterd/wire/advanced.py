@@ -125,6 +125,8 @@ def encode(value: Any) -> bytes:
                 return msgspec.msgpack.Ext(code, write(item).encode())
             except ValueError as error:  # an integer of very many digits
                 raise TypeError(f"a message cannot be sent ({error})") from None
+        if isinstance(item, str):  # of an enum, among others
+            return str.__str__(item)
         raise TypeError(
             f"a message cannot be sent (it holds a {kind.__name__}); send lists, dicts, sets, tuples, text, bytes,"
             " numbers, dates, times, decimals and UUIDs"
