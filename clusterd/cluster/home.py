@@ -115,6 +115,6 @@ async def _wait(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) 
         await asyncio.wait(tasks, timeout=WIND_UP)
     await loop.shutdown_asyncgens()
     for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, SystemExit | KeyboardInterrupt):
-                loop.call_exception_handler({"message": "a task failed while it was ended", "exception": error})
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+            loop.call_exception_handler({"message": "a task failed while it was ended", "exception": error})

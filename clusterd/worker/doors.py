@@ -109,7 +109,7 @@ class MailDoor:
         assert self._grant.fd is not None
         os.close(self._grant.fd)
 
-    def _taken(self, sock: socket.socket, letter: Letter, token: Token) -> None:
+    def _taken(self, sock: socket.socket, letter: Letter, token: Token, door: object) -> None:
         self._take(sock)
         self._watch(token, TURNS)
 

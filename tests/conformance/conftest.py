@@ -1,7 +1,7 @@
 """What conformance tests run their programs with."""
 
-import signal
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -45,7 +45,7 @@ def test_a_privileged_port_is_refused_in_the_worker_that_asked(run: Run, privile
                 await never()
             cluster.run(main())
         """,
-        str(privileged_port if privileged_port > 0 else 0),
+        str(max(0, privileged_port)),
         env={"NODE_CLUSTER_SCHED_POLICY": policy},
         before_exec=without_privileged_ports,
     )

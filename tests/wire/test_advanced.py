@@ -69,7 +69,9 @@ def test_numbers_texts_and_times_of_every_kind() -> None:
     assert back(value) == value
 
 
-@pytest.mark.parametrize("value", [object(), open, {1: ValueError()}, [lambda: None], 10**5000])
+@pytest.mark.parametrize(
+    "value", [object(), open, {1: ValueError()}, [lambda: None], pytest.param(10**5000, id="a huge number")]
+)
 def test_what_could_run_code_or_cannot_be_said_is_refused_by_the_sender(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sent"):
         encode(value)
