@@ -12,8 +12,10 @@ import pytest
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], deadline: float, what: str = "the condition") -> T:
+def wait_for(condition: Callable[[], T], deadline: float, what: str | Callable[[], str] = "the condition") -> T:
     """Looks every 5 ms until ``condition()`` is true, for at most ``deadline`` seconds, and returns what it gave.
+
+    ``what`` names the condition in the failure; called, it tells also how things stand then.
 
     Only for facts that nothing announces, such as what ``/proc`` says: where there is a log record, a notification,
     an end of file or a pidfd, wait for that.
@@ -21,7 +23,8 @@ def wait_for(condition: Callable[[], T], deadline: float, what: str = "the condi
     end = time.monotonic() + deadline
     while not (value := condition()):
         if time.monotonic() > end:
-            pytest.fail(f"{what} did not come true within {deadline:g} s")
+            name = what() if callable(what) else what
+            pytest.fail(f"{name} did not come true within {deadline:g} s")
         select.select([], [], [], 0.005)
     return value
 
