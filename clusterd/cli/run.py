@@ -23,17 +23,16 @@ from ..ops.control import Control
 from ..ops.journal import Journal
 from ..ops.logs import Log
 from ..ops.metrics import Metrics
-from ..ops.notify import Notify
 from ..ops.rates import Rates
 from ..ops.status import About
-from ..primary import listeners, passed
+from ..primary import kept, listeners, passed
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
 from ..unix import activation, cgroup, local, process, sockets
-from ..unix.notify import Notifier
 from . import certificates
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
+from .manager import Manager
 from .sight import HISTOGRAM_WORDS, Sight
 
 CONTROL_BACKLOG = 64
@@ -78,8 +77,8 @@ class Composition:
         self._control = self._open_unix(control.socket, control.mode)
         try:
             self._observed = self._open_unix(control.observer_socket, control.observer_mode)
-            self._given = activation.take()
-            self._opened = listeners.open_all(self._config.listeners, self._given)
+            self._kept = kept.recover(self._config.listeners, activation.take())
+            self._opened = listeners.open_all(self._config.listeners, self._kept.given, self._kept.opened)
             self._monitoring = self._open_monitoring()
         except BaseException:
             self._remove_files()
@@ -110,7 +109,6 @@ class Composition:
     async def _serve(self, loop: asyncio.AbstractEventLoop, log: Log) -> int:
         config = self._config
         name = config.clusterd.name
-        notifier = Notifier(unset=True)
         sight = Sight()
         about = About(
             name=name,
@@ -121,7 +119,7 @@ class Composition:
             monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),
         )
         metrics = Metrics(sight, about.version, self._loaded.sha256, histograms=HISTOGRAM_WORDS)
-        notify = Notify(notifier, sight)
+        manager = Manager(config, sight, kept.names(self._opened), self._kept.forgotten)
         journal = Journal()
         rates = Rates(loop, sight)
         log.source = sight
@@ -132,7 +130,7 @@ class Composition:
             log.line(pool, slot, worker, stream, text)
 
         eyes = Eyes(
-            facts=(metrics.fact, log.fact, notify.fact, self._remember, journal.fact),
+            facts=(metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
             line=line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
@@ -158,11 +156,12 @@ class Composition:
             servers.append(await http.start(self._monitoring, admin.monitoring_routes(sight, metrics)))
         self._greet(log, primary, about)
         rates.start()
+        manager.watch()
         try:
             return await primary.run()
         finally:
-            notify.close()
             rates.close()
+            manager.close()
             self._remove_files()
             for server in servers:
                 server.close()
@@ -178,11 +177,12 @@ class Composition:
         )
         for warning in self._loaded.warnings:
             log.emit("warning", "config", reason=warning)
-        if self._given.ignored:
-            log.emit("warning", "activation_ignored", reason=self._given.ignored)
+        if self._kept.given.ignored:
+            log.emit("warning", "activation_ignored", reason=self._kept.given.ignored)
         for name, address in primary.listeners.addresses.items():
             inherited = self._opened[name].inherited
-            log.emit("info", "listening", listener=name, address=address, **({"inherited": True} if inherited else {}))
+            how = {"inherited": True} if inherited else {"kept": True} if name in self._kept.opened else {}
+            log.emit("info", "listening", listener=name, address=address, **how)
             backlog, most = self._config.listeners[name].backlog, sockets.somaxconn()
             if backlog > most and not inherited:
                 log.emit(

@@ -79,5 +79,11 @@ class Sight:
     def loop_age(self) -> float:
         return self.primary.loop_age()
 
+    def overdue(self) -> float:
+        return self.primary.overdue()
+
+    def broken(self) -> str:
+        return self.primary.broken
+
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.primary.last_lines(worker)

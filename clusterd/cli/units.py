@@ -206,6 +206,8 @@ def _end(fit: Fit) -> Iterator[str]:
         yield "# Above lame duck, linger and drain of the configuration."
         yield f"TimeoutStopSec={stop}s"
         yield f"Environment=CLUSTERD_GRACE_PERIOD={stop}s"
+    yield "# The primary has stopped turning: systemd ends it, and starts it again with the same listeners."
+    yield "WatchdogSec=30s"
     yield "TimeoutAbortSec=5s"
     yield "# A worker that runs out of memory is replaced by the primary; the others serve on."
     yield "OOMPolicy=continue"

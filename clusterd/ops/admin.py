@@ -20,8 +20,11 @@ Check = tuple[str, bool, str]
 
 def live_checks(source: Source) -> list[Check]:
     """Whether the primary itself works; pools do not count, since a restart of the primary would not help them."""
-    age = source.loop_age()
-    return [("loop", age < LOOP_AGE, f"turned {age:.1f} s ago")]
+    age, late, broken = source.loop_age(), source.overdue(), source.broken()
+    return [
+        ("loop", age < LOOP_AGE, f"turned {age:.1f} s ago"),
+        ("rules", not broken and late < LOOP_AGE, broken or f"{late:.1f} s late"),
+    ]
 
 
 def ready_checks(source: Source) -> list[Check]:

@@ -1,6 +1,8 @@
-"""What the service manager is told: READY, STATUS and STOPPING, as facts come (sd_notify(3))."""
+"""What the service manager is told and given as facts come: READY, STATUS, STOPPING, listeners (sd_notify(3))."""
 
 import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from clusterd.core import facts as f
@@ -12,6 +14,9 @@ PAUSE = 0.2
 LONGEST = 400
 """Characters of a STATUS line."""
 
+HEALTHY = 60.0
+"""Seconds ready without a break after which the manager is told to begin anew with the delays between its restarts."""
+
 
 class Sends(Protocol):
     """What is needed of :class:`clusterd.unix.notify.Notifier`.
@@ -22,7 +27,7 @@ class Sends(Protocol):
 
     available: bool
 
-    def send(self, *lines: str) -> bool:
+    def send(self, *lines: str, fds: Sequence[int] = ()) -> bool:
         """Send the lines in one datagram; never blocks, never raises. False: not taken, to be sent again."""
 
 
@@ -53,47 +58,110 @@ class Notify:
 
     READY=1 is said once, after the first :class:`~clusterd.core.facts.ServiceReady`: systemd starts what depends on
     the service then, and a worker that only exists answers nobody.
+
+    Args:
+        notifier: where to.
+        source: what STATUS is made of.
+        kept: listening sockets by the names under which the manager is to keep them, for a primary that is killed.
+        forgotten: names of those that it keeps and that are not wanted any more.
     """
 
-    def __init__(self, notifier: Sends, source: Source) -> None:
+    def __init__(
+        self, notifier: Sends, source: Source, kept: Mapping[str, int] | None = None, forgotten: Sequence[str] = ()
+    ) -> None:
         self._notifier = notifier
         self._source = source
+        self._kept = dict(kept or {})
         self._said = ""
-        self._owed: list[str] = []
+        self._owed: deque[tuple[tuple[str, ...], tuple[int, ...]]] = deque()
         self._next: asyncio.TimerHandle | None = None
+        self._healthy: asyncio.TimerHandle | None = None
+        if notifier.available:
+            for name in forgotten:
+                self._owe("FDSTOREREMOVE=1", f"FDNAME={name}")
+            for name, fd in self._kept.items():
+                self._owe("FDSTORE=1", f"FDNAME={name}", fd=fd)
+            if self._owed:
+                self._flush()
 
     def fact(self, fact: f.Fact) -> None:
         """READY and STOPPING at once, STATUS when it has changed and the last one is :data:`PAUSE` ago."""
         if not self._notifier.available:
             return
         match fact:
-            case f.ServiceReady(first=True):
-                self._owed.append("READY=1")
+            case f.ServiceReady(first):
+                self._watch_health(True)
+                if first:
+                    self._owe("READY=1")
+                self._say()
+            case f.ServiceUnready():
+                self._watch_health(False)
                 self._say()
             case f.StopBegan():
-                # A READY=1 that the manager never took would now be untrue.
-                self._owed = ["STOPPING=1"]
-                self._say()
+                self._stop()
             case f.Stopped():
                 self.close()
-                self._notifier.send(*self._owed, f"STATUS=stopped: {_one_line(fact.reason)}")
+                self._flush()
+                self._notifier.send(f"STATUS=stopped: {_one_line(fact.reason)}")
             case _ if self._next is None:
                 self._say()
 
     def close(self) -> None:
         """Say nothing any more."""
+        self._watch_health(False)
         if self._next is not None:
             self._next.cancel()
             self._next = None
+
+    def _stop(self) -> None:
+        # A READY=1 that the manager never took would now be untrue.
+        self._owed.clear()
+        for name in self._kept:  # while systemd holds it the socket listens, and clients would wait for nobody
+            self._owe("FDSTOREREMOVE=1", f"FDNAME={name}")
+        self._owe("STOPPING=1")
+        self._say()
+
+    def _watch_health(self, on: bool) -> None:
+        if self._healthy is not None:
+            self._healthy.cancel()
+            self._healthy = None
+        if on:
+            self._healthy = asyncio.get_running_loop().call_later(HEALTHY, self._is_healthy)
+
+    def _is_healthy(self) -> None:
+        self._healthy = None
+        self._owe("RESTART_RESET=1")
+        self._say()
+
+    def _owe(self, *lines: str, fd: int | None = None) -> None:
+        """What must arrive, in this order."""
+        self._owed.append((lines, () if fd is None else (fd,)))
 
     def _say(self) -> None:
         status = _one_line(summary(self._source.view()))
         if not self._owed and status == self._said:
             return
-        if self._notifier.send(*self._owed, f"STATUS={status}"):
-            self._owed.clear()
+        if self._flush(f"STATUS={status}"):
             self._said = status
-        self.close()
+        self._wait()
+
+    def _flush(self, status: str = "") -> bool:
+        """Send what is owed, and the status with the last of it; whether all was taken."""
+        lines = [status] if status else []
+        while self._owed:
+            owed, fds = self._owed[0]
+            last = lines if len(self._owed) == 1 else []
+            if not self._notifier.send(*owed, *last, fds=fds):
+                self._wait()
+                return False
+            self._owed.popleft()
+            if not self._owed:
+                return True
+        return not lines or self._notifier.send(*lines)
+
+    def _wait(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
         self._next = asyncio.get_running_loop().call_later(PAUSE, self._again)
 
     def _again(self) -> None:

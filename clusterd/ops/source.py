@@ -85,5 +85,11 @@ class Source(Protocol):
     def loop_age(self) -> float:
         """Seconds since the primary's loop last turned its own beat."""
 
+    def overdue(self) -> float:
+        """Seconds by which the primary is late with what its rules have due; 0 if it is not."""
+
+    def broken(self) -> str:
+        """Why the primary's own state can no longer be relied on, a sentence; empty while it can."""
+
     def crash_lines(self, worker: int) -> Sequence[str]:
         """The last lines of a worker's output; still there while its ``WorkerExited`` is observed."""

@@ -43,20 +43,30 @@ class Opened:
         self.sock.close()
 
 
-def open_all(listeners: Mapping[str, Listener], given: activation.Activation) -> dict[str, Opened]:
+def open_all(
+    listeners: Mapping[str, Listener], given: activation.Activation, kept: Mapping[str, Opened] | None = None
+) -> dict[str, Opened]:
     """Find each listener's socket among those that were passed, or bind it, and listen.
 
     Args:
         listeners: by name.
         given: what the service manager passed; see :mod:`.passed` for how it is matched.
+        kept: those that are there already, from before (:mod:`.kept`); owned from here on.
 
     Raises:
         HostError: one of them cannot be had, or something was passed that is not wanted; the others are closed again.
     """
+    kept = kept or {}
     opened: dict[str, Opened] = {}
     with ExitStack() as if_it_fails:
-        inherited = _inherited(listeners, given, if_it_fails)
+        for one in kept.values():
+            if_it_fails.callback(one.close)
+        wanted = {name: listener for name, listener in listeners.items() if name not in kept}
+        inherited = _inherited(wanted, given, if_it_fails)
         for name, listener in listeners.items():
+            if name in kept:
+                opened[name] = kept[name]
+                continue
             sock = inherited.get(name)
             opened[name] = _bind(listener) if sock is None else Opened(sock, inherited=True)
             if_it_fails.callback(opened[name].close)

@@ -94,11 +94,12 @@ def _fitting(address: Address, candidates: Sequence[Candidate]) -> list[Candidat
     """Those that fit, in the order in which they were passed."""
     if not candidates:
         return []
-    fits = _fits(address)
-    return [one for one in candidates if fits(one.sock)]
+    good = fits(address)
+    return [one for one in candidates if good(one.sock)]
 
 
-def _fits(address: Address) -> Callable[[socket.socket], bool]:
+def fits(address: Address) -> Callable[[socket.socket], bool]:
+    """Whether a socket listens where the address says."""
     if address.kind == "unix":
         wanted = _real(address.path)
         return lambda sock: sock.family == socket.AF_UNIX and _real(path(sock.getsockname())) == wanted

@@ -22,6 +22,9 @@ class Pump:
         execute: does one command; it may feed events, also at once.
         observers: each is called with every fact, before the commands of the same event are executed: whoever logs
             must say "killed" before the process is.
+
+    Attributes:
+        broken: the first fault of the rules themselves, a sentence; empty while there was none.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Pump:
         self._observers = tuple(observers)
         self._events: deque[Event] = deque()
         self._running = False
+        self.broken = ""
         self._timer: asyncio.TimerHandle | None = None
 
     def feed(self, event: Event) -> None:
@@ -47,7 +51,13 @@ class Pump:
         self._running = True
         try:
             while self._events:
-                commands, facts = self._supervisor.handle(self._events.popleft(), self._loop.time())
+                event = self._events.popleft()
+                try:
+                    commands, facts = self._supervisor.handle(event, self._loop.time())
+                except Exception as error:  # half of it has been done: what the rules know is not what is
+                    self.broken = self.broken or f"the rules failed on {type(event).__name__}: {error!r}"
+                    self._loop.call_exception_handler({"message": self.broken, "exception": error})
+                    continue
                 for fact in facts:
                     for observe in self._observers:
                         self._attempt(observe, fact)
@@ -63,6 +73,11 @@ class Pump:
             what(about)
         except Exception as error:
             self._loop.call_exception_handler({"message": f"{about!r} could not be dealt with", "exception": error})
+
+    def overdue(self) -> float:
+        """Seconds since the next deadline should have been dealt with; 0 while it lies ahead."""
+        deadline = self._supervisor.deadline()
+        return 0.0 if deadline is None else max(0.0, self._loop.time() - deadline)
 
     def close(self) -> None:
         """No tick will come any more."""

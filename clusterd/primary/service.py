@@ -143,6 +143,15 @@ class Primary:
         """Seconds since the loop last turned its own beat; over :data:`BEAT` it is late."""
         return self._loop.time() - self._beat_at
 
+    @property
+    def broken(self) -> str:
+        """Why the rules can no longer be relied on; empty while they can."""
+        return self._pump.broken
+
+    def overdue(self) -> float:
+        """Seconds by which what the rules have due is late."""
+        return self._pump.overdue()
+
     def handed(self) -> dict[tuple[int, str], int]:
         """Worker and listener to connections handed over so far."""
         return {

@@ -6,6 +6,7 @@ before the middle has gone it kills the worker at birth, set before the ids chan
 
 import asyncio
 import atexit
+import faulthandler
 import gc
 import logging
 import os
@@ -167,8 +168,16 @@ def run(birth: Birth) -> NoReturn:
     link.current = control
     give_back = _Output(held, birth.service_out).give_back
     control.on_primary_gone(give_back)
+    control.on_primary_gone(lambda: _bound_end(load.undertaking))
     control.online()
     _end(_serve(loop, control, board, birth, boxes, give_back))
+
+
+def _bound_end(seconds: float | None) -> None:
+    """Nobody ends this process any more if it does not end by itself, should the zygote have died too: a thread in C
+    does then, whatever Python is at, and says where it was."""
+    if seconds is not None:
+        faulthandler.dump_traceback_later(max(seconds, 0.001), exit=True, file=2)
 
 
 def _take_over_output(rest: list[int]) -> tuple[int, int]:

@@ -68,6 +68,8 @@ class Staged:
     left: list[int] = field(default_factory=list)
     read_back: dict[tuple[str, str], int] = field(default_factory=dict)
     age: float = 0.01
+    late: float = 0.0
+    fault: str = ""
     full: float = 0.25
     throttled: float | None = 1.5
     oom_kills: int | None = 2
@@ -99,6 +101,12 @@ class Staged:
 
     def loop_age(self) -> float:
         return self.age
+
+    def overdue(self) -> float:
+        return self.late
+
+    def broken(self) -> str:
+        return self.fault
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.lines.get(worker, [])

@@ -83,3 +83,27 @@ def test_the_timer_wakes_the_rules_when_their_deadline_has_come() -> None:
         shell.pump.close()
 
     asyncio.run(main())
+
+
+def test_rules_that_fail_are_broken_from_then_on_and_the_loop_turns() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        told: list[str] = []
+        loop.set_exception_handler(lambda _, context: told.append(str(context["message"])))
+
+        class Failing:
+            def handle(self, event: object, now: float) -> tuple[list[object], list[object]]:
+                raise KeyError("a worker that nobody knows")
+
+            def deadline(self) -> float | None:
+                return None
+
+        pump = Pump(loop, Failing(), lambda command: None, ())  # type: ignore[arg-type]
+        assert pump.broken == ""
+        pump.feed(e.Start())
+        pump.feed(e.Tick())
+        assert "Start" in pump.broken
+        assert len(told) == 2
+        assert pump.overdue() == 0.0
+
+    asyncio.run(run())

@@ -189,6 +189,7 @@ class TestUnix:
             wait_for(lambda: service.metrics().value("clusterd_http_requests_in_flight") == 1, DEADLINE, "the request")
             service.signal(signal.SIGTERM)
             service.wait_notify("STOPPING=1")
+            wait_for(lambda: not (launcher.folder / "shop.sock").exists(), DEADLINE, "a path that is gone")
             with pytest.raises(FileNotFoundError):
                 service.connect()
             client.sendall(b"x")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,70 @@ def test_the_socket_is_not_for_children(run_dir: Path) -> None:
         (fd,) = set(open_descriptors()) - before
         assert not os.get_inheritable(fd)
         notifier.close()
+
+
+# -- descriptors, the barrier, the watchdog ---------------------------------------------------------------------------
+
+
+def test_descriptors_go_with_their_message(run_dir: Path) -> None:
+    path = str(run_dir / "notify")
+    with manager(path) as sock, socket.socket() as stored:
+        notifier = Notifier({"NOTIFY_SOCKET": path})
+        assert notifier.send("FDSTORE=1", "FDNAME=http", fds=[stored.fileno()])
+        data, fds, _, _ = socket.recv_fds(sock, 4096, 8)
+        assert data == b"FDSTORE=1\nFDNAME=http"
+        assert os.path.samestat(os.fstat(fds[0]), os.fstat(stored.fileno()))
+        os.close(fds[0])
+        notifier.close()
+
+
+def test_a_barrier_waits_for_the_manager(run_dir: Path) -> None:
+    path = str(run_dir / "notify")
+    with manager(path) as sock:
+        notifier = Notifier({"NOTIFY_SOCKET": path})
+        seen = []
+
+        def read() -> None:
+            seen.append(sock.recv(4096))
+            data, fds, _, _ = socket.recv_fds(sock, 4096, 8)
+            seen.append(data)
+            os.close(fds[0])
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        notifier.send("STOPPING=1")
+        assert notifier.barrier(5.0)
+        assert seen == [b"STOPPING=1", b"BARRIER=1"]
+        reader.join()
+        notifier.close()
+
+
+def test_a_barrier_does_not_wait_for_ever(run_dir: Path) -> None:
+    path = str(run_dir / "notify")
+    with manager(path):
+        notifier = Notifier({"NOTIFY_SOCKET": path})
+        assert not notifier.barrier(0.01)
+        notifier.close()
+    assert not Notifier({}).barrier(60.0)
+    unreachable = Notifier({"NOTIFY_SOCKET": str(run_dir / "none")})
+    assert not unreachable.barrier(60.0)
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "expected"),
+    [
+        ("30000000", "", 30.0),
+        ("500000", str(os.getpid()), 0.5),
+        ("500000", "1", None),
+        ("0", "", None),
+        ("soon", "", None),
+        ("-5", "", None),
+        ("٣", "", None),
+        ("9" * 21, "", None),
+        ("18446744073709551615", "", 366 * 24 * 3600.0),
+    ],
+)
+def test_the_watchdogs_interval(usec: str, pid: str, expected: float | None) -> None:
+    environ = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": usec} | ({"WATCHDOG_PID": pid} if pid else {})
+    assert Notifier(environ, unset=True).watchdog == expected
+    assert environ == {}

@@ -174,6 +174,7 @@ class Unit:
         self.name = name
         self.folder = f"/srv/{name}"
         self.port = 8000
+        self.settings: Mapping[str, Any] = {}
 
     @property
     def service(self) -> str:
@@ -195,6 +196,10 @@ class Unit:
         """Further lines of its unit."""
         self.machine.write(f"{UNITS}/{self.service}.d/test.conf", text)
         self.machine.systemctl("daemon-reload")
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Other settings, laid over those that it was made with; its units stay as they are."""
+        self.machine.write(f"{self.folder}/clusterd.toml", toml(merged(self.settings, settings)))
 
     def clusterd(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command of the command line, sent to this service."""
@@ -228,6 +233,16 @@ class Unit:
     def main(self) -> int:
         """The main process's pid, as the machine counts."""
         return int(self.show("MainPID")[0])
+
+    def in_flight(self) -> int:
+        """Requests that its workers work on."""
+        status = json.loads(self.clusterd("status", "--json").stdout)
+        workers = [slot["worker"] for pool in status["pools"] for slot in pool["slots"] if slot["worker"]]
+        return sum(worker["in_flight"] or 0 for worker in workers)
+
+    def zygote(self) -> int:
+        """The pid of its first zygote, as the machine counts."""
+        return int(self.machine.run("pgrep", "-f", f"clusterd: {self.name} zygote").stdout.split()[0])
 
     @property
     def status(self) -> str:
@@ -325,7 +340,8 @@ class Deployer:
             "shutdown": {"linger": "200ms", "drain_timeout": "5s"},
             "monitoring": {"address": "127.0.0.1:9190"},
         }
-        self.machine.write(f"{unit.folder}/clusterd.toml", toml(merged(base, settings or {})))
+        unit.settings = merged(base, settings or {})
+        unit.configure({})
         self.machine.write(f"{unit.folder}/app.py", app)
         config = f"{unit.folder}/clusterd.toml"
         self.machine.run(

@@ -1,0 +1,155 @@
+"""The primary dies, or stops turning: systemd starts it again, and nothing that could be saved is lost."""
+
+import socket
+
+import pytest
+
+from tests.real.harness import HELLO
+from tests.real.systemd.machine import Client, Deployer, Unit
+from tests.real.systemd.test_service import SLOW, in_background
+
+
+def restarted(unit: Unit, before: int) -> int:
+    """The new main process, once it is ready."""
+
+    def find(unit: Unit) -> int:
+        main, sub = unit.show("MainPID", "SubState")
+        return int(main) if sub == "running" and int(main) not in (0, before) else 0
+
+    return unit.wait(find, "a new main process")
+
+
+def test_after_kill_9_of_the_primary_nothing_is_lost(deploy: Deployer) -> None:
+    """Requests in flight are answered by the old workers; connections that come meanwhile wait, and are answered."""
+    unit = deploy(SLOW, dropin="[Service]\nRestartSec=500ms\n")
+    unit.start()
+    before = unit.main
+    old = unit.processes()
+    sent = [in_background(unit, "/slow2") for _ in range(4)]
+    unit.wait(lambda unit: unit.in_flight() == 4, "four requests in flight")
+    unit.kill("KILL")
+    unit.wait(lambda unit: unit.show("MainPID") == ["0"], "the death of the primary")
+    waiting = [in_background(unit, "/") for _ in range(10)]  # connected, with nobody there to accept
+    restarted(unit, before)
+    for thread, answers in sent + waiting:
+        thread.join()
+        assert answers[0][0] == 200, answers
+    assert unit.records("listening")[-1]["kept"] is True
+    unit.wait(lambda unit: not old & unit.processes(), "the end of the old workers")
+    assert unit.show("NRestarts", "NFileDescriptorStore") == ["1", "1"]
+    assert unit.get().isdigit()
+
+
+@pytest.mark.slow
+def test_the_primary_and_its_zygote_killed_together_leave_nothing_behind(deploy: Deployer) -> None:
+    unit = deploy(SLOW, {"shutdown": {"drain_timeout": "2s"}}, dropin="[Service]\nRestart=no\n")
+    unit.start()
+    thread, answers = in_background(unit, "/slow3600")
+    unit.wait(lambda unit: unit.in_flight() == 1, "a request in flight")
+    zygote = unit.zygote()
+    unit.machine.run("kill", "-KILL", str(unit.main), str(zygote))
+    unit.wait_state("failed")
+    unit.wait_empty()
+    thread.join()
+    assert isinstance(answers[0], OSError)
+
+
+def test_a_stop_leaves_no_socket_that_listens_for_nobody(deploy: Deployer) -> None:
+    unit = deploy(SLOW)
+    unit.start()
+    assert unit.wait(lambda unit: unit.show("NFileDescriptorStore") == ["1"], "a stored listener")
+    thread, answers = in_background(unit, "/slow1")
+    unit.stop(block=False)
+    unit.wait(lambda unit: unit.show("NFileDescriptorStore") == ["0"], "an empty store")
+
+    def refused(unit: Unit) -> bool:
+        try:
+            unit.machine.connect(unit.port).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    unit.wait(refused, "a port that refuses")
+    thread.join()
+    assert answers[0][0] == 200
+    unit.wait_state("inactive")
+
+
+def test_a_listener_that_is_configured_away_is_forgotten(deploy: Deployer) -> None:
+    unit = deploy(HELLO)
+    unit.start()
+    before = unit.main
+    unit.configure({"listeners": {"http": {"address": "127.0.0.1:8001"}}})
+    unit.kill("KILL")
+    restarted(unit, before)
+    unit.port = 8001
+    assert unit.get().isdigit()
+    with pytest.raises(ConnectionRefusedError):
+        Client(unit.machine, 8000).get()
+    assert unit.show("NFileDescriptorStore") == ["1"]
+
+
+def test_a_unix_socket_outlives_the_primary_with_its_file(deploy: Deployer) -> None:
+    """In a directory that lives longer than the service; the one of the run directory goes with it."""
+    unit = deploy(
+        HELLO,
+        {"listeners": {"http": {"address": "unix:/srv/sockets/local.sock"}}},
+        "--no-socket",
+        dropin="[Service]\nReadWritePaths=/srv/sockets\n",
+    )
+    unit.machine.run("install", "-d", "-m", "777", "/srv/sockets")
+    path = unit.machine.root / "srv/sockets/local.sock"
+    unit.start()
+    before, inode = unit.main, path.stat().st_ino
+    unit.kill("KILL")
+    unit.wait(lambda unit: unit.show("MainPID") == ["0"], "the death of the primary")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        restarted(unit, before)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert path.stat().st_ino == inode
+    unit.stop()
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_frozen_primary_is_ended_by_the_watchdog_and_replaced(deploy: Deployer) -> None:
+    unit = deploy(SLOW, dropin="[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n")
+    unit.start()
+    before = unit.main
+    thread, answers = in_background(unit, "/slow3")
+    unit.wait(lambda unit: unit.in_flight() == 1, "a request in flight")
+    unit.kill("STOP")
+    restarted(unit, before)
+    assert unit.get().isdigit()
+    thread.join()
+    assert answers[0][0] == 200  # its worker did not mind
+    assert any("Watchdog timeout" in line for line in unit.journal())
+
+
+@pytest.mark.slow
+def test_a_pool_in_trouble_never_withholds_the_watchdog(deploy: Deployer) -> None:
+    """One pool crashes and crashes; the primary is sound, and so the good pool is not restarted for the bad one."""
+    unit = deploy(
+        HELLO,
+        {
+            "pools": {
+                "web": {"listeners": ["http"]},
+                "bad": {"app": "bad:app", "workers": 1, "listeners": ["other"], "restart": {"max_delay": "300ms"}},
+            },
+            "listeners": {"other": {"address": "127.0.0.1:8001"}},
+        },
+        dropin="[Service]\nWatchdogSec=1s\n",
+    )
+    once = "import os\nif os.path.exists('/srv/bad'): os._exit(3)\n"
+    unit.machine.write(f"{unit.folder}/bad.py", once + HELLO)
+    unit.start()
+    before = unit.main
+    unit.machine.write("/srv/bad", "")
+    unit.machine.run("pkill", "-f", f"clusterd: {unit.name} (worker|zygote) bad")
+    gave_up = unit.wait(lambda unit: unit.records("pool_gave_up"), "a pool that has given up")
+    assert gave_up[0]["pool"] == "bad"
+    unit.wait(lambda unit: unit.status.count("given up"), "a status that says so")
+    assert unit.get().isdigit()
+    assert (unit.main, unit.show("NRestarts")) == (before, ["0"])
