@@ -225,7 +225,7 @@ class Client:
         except (TimeoutError, BlockingIOError):  # the second: its queue of connections is full, for it accepts none
             raise TimedOut(
                 f"{self.socket_path}: the primary did not answer within {connection.waits():g} s;"
-                " it may be starved of CPU"
+                " it may be starved of CPU, and do later what it was asked"
             ) from None
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise NotRunning(f"no clusterd is running at {self.socket_path}") from None

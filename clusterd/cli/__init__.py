@@ -44,7 +44,13 @@ COMMANDS = {
     "status": "clusterd.cli.inspect:status",
     "list": "clusterd.cli.inspect:status",
     "ls": "clusterd.cli.inspect:status",
+    "describe": "clusterd.cli.inspect:describe",
+    "events": "clusterd.cli.follow:events",
     "health": "clusterd.cli.inspect:health",
+    "logs": "clusterd.cli.follow:logs",
+    "scale": "clusterd.cli.change:scale",
+    "shutdown": "clusterd.cli.change:shutdown",
+    "stacks": "clusterd.cli.change:stacks",
     "generate": "clusterd.cli.generate:generate",
 }
 

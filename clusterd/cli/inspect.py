@@ -1,61 +1,17 @@
-"""The commands that look at a running service: status and health."""
+"""The commands that look at a running service: status, describe and health."""
 
-import os
 import select
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
+
+from clusterd.cli.choose import Document, socket_of, which_service, worker_of
 
 # What a command needs beyond click is imported when it runs: `clusterd status` is typed by people and called by probes.
 
 INTERVAL = 1.0
 """Seconds between two pictures of ``--watch``."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def which_service(command: Command) -> Command:
-    """The options that say which running service is meant."""
-    for option in (
-        click.option("--run-dir", metavar="DIR", help="The service's run directory."),
-        click.option("--name", metavar="NAME", help="The service's name."),
-        click.option("--config", "config_path", metavar="FILE", help="The service's configuration file."),
-    ):
-        command = option(command)
-    return command
-
-
-def socket_of(config_path: str | None, name: str | None, run_dir: str | None) -> str:
-    """The control socket that the options mean.
-
-    Raises:
-        UsageError: more than one option, or none and several services are running.
-        NotRunning: there is no such service.
-        ConfigError: the file named by ``--config`` cannot be used.
-    """
-    from clusterd.client import find_socket, is_running, run_dir_candidates
-    from clusterd.errors import NotRunning, UsageError
-
-    if sum(option is not None for option in (config_path, name, run_dir)) > 1:
-        raise UsageError("one of --config, --name and --run-dir is enough")
-    if config_path is None:
-        return find_socket(run_dir=run_dir, name=name)
-    from pathlib import Path
-
-    from clusterd.config.derive import CONTROL_SOCKET
-    from clusterd.config.load import open_config
-
-    config = open_config(config_path).config
-    # The file's default depends on the environment it is run in ($RUNTIME_DIRECTORY), which is not ours.
-    places = [Path(config.control.socket)] if os.path.isabs(config.control.socket) else []
-    places += [place / CONTROL_SOCKET for place in run_dir_candidates(os.environ, config.clusterd.name)]
-    for place in places:
-        if is_running(place):
-            return str(place)
-    looked = ", ".join(map(str, places))
-    raise NotRunning(f"{config.clusterd.name} of {config_path} is not running; looked for {looked}")
 
 
 @click.command()
@@ -111,6 +67,70 @@ def _repeat(again: bool, show: Callable[[], None]) -> None:
 
 
 @click.command()
+@click.argument("worker")
+@which_service
+@click.option("--json", "as_json", is_flag=True, help="As one line of JSON.")
+def describe(worker: str, config_path: str | None, name: str | None, run_dir: str | None, as_json: bool) -> None:
+    """One worker in full. WORKER is POOL/SLOT, its id, or the pool of which it is the only one."""
+    from clusterd.client import Client
+
+    client = Client(socket_of(config_path, name, run_dir))
+    found = client.describe(worker_of(client.status(), worker).id)
+    if as_json:
+        import json
+
+        print(json.dumps(found, ensure_ascii=False, separators=(",", ":")))
+        return
+    from clusterd.ops.escapes import harmless
+
+    print(harmless("\n".join(described(found))))
+
+
+def described(found: Document) -> list[str]:
+    """A worker's description for people, a line each."""
+    from clusterd.cli.follow import output_line
+    from clusterd.ops.crash import seconds
+    from clusterd.ops.terminal import size
+
+    worker = found["worker"]
+
+    def known(value: object, show: Callable[[float], str] = str) -> str:
+        return show(value) if isinstance(value, int | float) else "-"
+
+    def span(value: object) -> str:
+        return known(value, seconds)
+
+    facts = {
+        "state": worker["state"],
+        "generation": known(worker["generation"]),
+        "pid": known(worker["pid"]),
+        "up": span(worker["uptime"]),
+        "ready for": span(worker["ready_for"]),
+        "restarts of its slot": known(found["restarts"])
+        + (f", the last for {found['last_reason']}" if found["last_reason"] else ""),
+        "connections": f"{known(worker['connections'])} open, {known(found['unread'])} not read from yet",
+        "handed to it": ", ".join(f"{count} of {name}" for name, count in found["connections_handed"].items())
+        or "none",
+        "requests": f"{known(worker['requests'])} answered, {known(worker['in_flight'])} in flight, "
+        + known(worker["requests_per_second"], "{:.1f} a second".format),
+        "by status": ", ".join(f"{name} {count}" for name, count in found["requests_by_class"].items() if count) or "-",
+        "cpu": f"{known(worker['cpu'], lambda share: f'{share * 100:.1f} %')}, {span(found['cpu_seconds'])} in all",
+        "memory": f"{known(worker['memory'], lambda count: size(int(count)))} in proportion (PSS), "
+        f"{known(found['unique'], lambda count: size(int(count)))} its own (USS), "
+        f"{known(found['resident'], lambda count: size(int(count)))} resident (RSS)",
+        "descriptors": f"{known(found['open_fds'])} of {known(found['max_fds'])}",
+        "event loop": f"turned {span(worker['heartbeat_age'])} ago, late by "
+        + known(worker["loop_lag"], lambda late: f"{late * 1000:.1f} ms"),
+    }
+    lines = [f"worker {worker['id']} ({found['pool']}/{worker['slot']})"]
+    lines += [f"  {name:22}{value}" for name, value in facts.items()]
+    if found["output"]:
+        lines.append(f"  its last {len(found['output'])} lines of output:")
+        lines += [f"    {output_line(line)}" for line in found["output"]]
+    return lines
+
+
+@click.command()
 @click.argument("check", type=click.Choice(("live", "ready", "startup")), default="ready")
 @which_service
 @click.option("-v", "--verbose", is_flag=True, help="A line for each slot too.")
@@ -132,7 +152,3 @@ def health(
     well, lines = Client(socket_of(config_path, name, run_dir)).health(check, verbose=verbose)
     print(lines, end="")
     context.exit(0 if well else 1)
-
-
-ALIASES = {"list": status, "ls": status}
-"""Further names of commands."""

@@ -1,7 +1,6 @@
 """The service's log: what a record looks like, and the log's face to the rest of the primary."""
 
 import os
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -11,6 +10,7 @@ import msgspec
 
 from clusterd.core import facts as f
 from clusterd.ops.crash import CrashReport, worker_report, zygote_report
+from clusterd.ops.escapes import harmless, visible
 from clusterd.ops.records import LEVELS, record_of, status_records
 from clusterd.ops.rendering import ConsoleRenderer, JSONRenderer, LogfmtRenderer
 from clusterd.ops.source import Source
@@ -22,13 +22,6 @@ MAX_LINE = 16 * 1024
 """Characters of one captured line of output; the rest is cut off and its length told."""
 
 _BLOCK = "crash_report"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL_BUT_COLOUR = re.compile(r"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def _escape(match: re.Match[str]) -> str:
-    return f"\\x{ord(match[0]):02x}"
 
 
 def _json(record: Any, **_: Any) -> str:
@@ -61,8 +54,8 @@ def logfmt_renderer() -> Callable[[Record], str]:
 
     def flat(value: Any) -> Any:
         if isinstance(value, str):
-            return _CONTROL.sub(_escape, value)
-        return _CONTROL.sub(_escape, _json(value)) if isinstance(value, list | dict) else value
+            return visible(value)
+        return visible(_json(value)) if isinstance(value, list | dict) else value
 
     return lambda record: render(None, "", {key: flat(value) for key, value in record.items()})
 
@@ -74,11 +67,10 @@ def console_renderer(colours: bool) -> Callable[[Record], str]:
     terminal of whoever looks at it; on a terminal, colours pass.
     """
     render = ConsoleRenderer(colors=colours, force_colors=colours, sort_keys=False, pad_event_to=20)
-    unsafe = _CONTROL_BUT_COLOUR if colours else _CONTROL
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
-            value = unsafe.sub(_escape, value if colours else _COLOUR.sub("", value))
+            value = harmless(value, colours=colours)
             return value if value and "\n" not in value else repr(value)
         return [clean(item) for item in value] if isinstance(value, list) else value
 
@@ -86,15 +78,14 @@ def console_renderer(colours: bool) -> Callable[[Record], str]:
         record = {key: value for key, value in record.items() if key != "service"}
         record["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
         if record["event"] == "output":
-            text = unsafe.sub(_escape, record["text"] if colours else _COLOUR.sub("", record["text"]))
+            text = harmless(record["text"], colours=colours)
             mark = "!" if record["stream"] == "stderr" else "|"
-            reset = "\x1b[0m" if colours and "\x1b" in text else ""
-            return f"{record['timestamp']} {record['pool']}/{record.get('slot', 'zygote')} {mark} {text}{reset}"
+            return f"{record['timestamp']} {record['pool']}/{record.get('slot', 'zygote')} {mark} {text}"
         block = record.pop("block", None)
         if block is not None:
             record = {key: record[key] for key in ("timestamp", "level", "event")}
         line = render(None, "", {key: clean(value) for key, value in record.items()})
-        return line if block is None else f"{line}\n{_CONTROL.sub(_escape, block)}"
+        return line if block is None else f"{line}\n{visible(block)}"
 
     return show
 

@@ -9,9 +9,11 @@ from clusterd.ops.status import Pool, Slot, Status, Worker
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("pool", "slot", "worker", "pid", "state", "gen", "uptime", "restarts", "conns", "requests")
+COLUMNS = (
+    "pool", "slot", "worker", "pid", "state", "gen", "uptime", "restarts", "conns", "req/s", "cpu", "memory", "lag",
+)  # fmt: skip
 
-DROPPED = ("requests", "gen", "uptime", "pid", "conns", "worker", "restarts")
+DROPPED = ("lag", "gen", "pid", "cpu", "memory", "uptime", "worker", "req/s", "conns", "restarts")
 """The order in which a narrow terminal loses columns; pool, slot and state always stay."""
 
 GAP = 2
@@ -60,7 +62,10 @@ def _worker_row(pool: Pool, worker: Worker) -> Row:
         "uptime": seconds(worker.uptime),
         "restarts": "",
         "conns": _number(worker.connections),
-        "requests": _number(worker.requests),
+        "req/s": "-" if worker.requests_per_second is None else f"{worker.requests_per_second:.1f}",
+        "cpu": "-" if worker.cpu is None else f"{worker.cpu * 100:.0f} %",
+        "memory": "-" if worker.memory is None else size(worker.memory),
+        "lag": "-" if worker.loop_lag is None else f"{worker.loop_lag * 1000:.1f} ms",
     }
 
 
@@ -81,6 +86,15 @@ def _slot_row(pool: Pool, slot: Slot) -> Row:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``812 KiB``, ``43.1 MiB``, ``1.52 GiB``."""
+    if count < 1024 * 1024:
+        return f"{count / 1024:.0f} KiB"
+    if count < 1024**3:
+        return f"{count / 1024**2:.1f} MiB"
+    return f"{count / 1024**3:.2f} GiB"
 
 
 def fitting(table: Sequence[Row], width: int | None) -> list[str]:

@@ -31,7 +31,7 @@ def test_the_table_says_what_is() -> None:
     table = [line.split() for line in lines[3:]]
     assert table[0] == list(COLUMNS)
     assert table[1][:3] == ["web", "0", "1"]
-    assert table[1][4:] == ["ready", "1", "10.0", "s", "0", "3", "70"]
+    assert table[1][4:] == ["ready", "1", "10.0", "s", "0", "3", "-", "-", "-", "0.0", "ms"]
     assert "vacant, starts in 1.6 s" in lines[5]
     assert "2 (crash)" in lines[5]
     assert "given up" in lines[6]

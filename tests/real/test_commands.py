@@ -1,0 +1,257 @@
+"""Every command that talks to a running service: with one that runs, with none, with one that is frozen, of another
+version, or another user's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.cli import COMMANDS
+from clusterd.errors import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED, EXIT_TIMED_OUT
+from tests.ops.serving import serving_unix
+from tests.procfs import wait_for
+from tests.real.harness import DEADLINE, Launcher, Service
+from tests.real.looking import AT_ONCE
+from tests.real.playground import LIVES, own_launcher, up
+
+TALKING = {
+    "status": (), "list": (), "ls": (), "describe": ("web/0",), "events": ("--no-follow",), "health": (),
+    "logs": (), "scale": ("web", "+0"), "stacks": ("web/0",), "shutdown": (),
+}  # fmt: skip
+"""Commands that talk to a running service, and arguments."""
+
+LOCAL = {"run", "check", "explain", "schema", "generate"}
+"""Commands that talk to none."""
+
+NAMES = sorted(TALKING)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with own_launcher(tmp_path_factory.mktemp("service")) as launcher:
+        yield up(launcher, LIVES, workers=2)
+
+
+def lines(service: Service, *arguments: str, code: int = 0) -> list[str]:
+    """What a command prints."""
+    done = service.cli(*arguments)
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_command_is_in_these_tests() -> None:
+    assert set(TALKING) | LOCAL == set(COMMANDS)
+
+
+# -- with one that runs ----------------------------------------------------------------------------------------------
+
+
+def test_status_shows_a_row_a_slot_and_one_line_of_json(service: Service) -> None:
+    table = lines(service, "status")
+    assert table[0].startswith("test: running, ready")
+    head = next(row.split() for row in table if row.startswith("pool"))
+    assert head == ["pool", "slot", "worker", "pid", "state", "gen", "uptime", "restarts", "conns", "req/s", "cpu",
+                    "memory", "lag"]  # fmt: skip
+    assert len([row for row in table if row.startswith("web ")]) == 2
+    (line,) = lines(service, "status", "--json")
+    assert json.loads(line)["api"] == 1
+
+
+def test_rates_are_known_after_two_seconds(service: Service) -> None:
+    wait_for(lambda: all(one["cpu"] is not None for one in service.workers()), DEADLINE, "the rates")
+    for _ in range(20):
+        service.get("/")
+    wait_for(lambda: sum(one["requests_per_second"] for one in service.workers()) > 0, DEADLINE, "requests a second")
+
+
+@pytest.mark.parametrize("selector", ["web/1", "web:1", "id"])
+def test_describe_takes_a_slot_or_an_id(service: Service, selector: str) -> None:
+    worker = service.workers()[1]
+    text = "\n".join(lines(service, "describe", str(worker["id"]) if selector == "id" else selector))
+    assert f"worker {worker['id']} (web/1)" in text
+    assert str(worker["pid"]) in text
+    (line,) = lines(service, "describe", "--json", "web/1")
+    assert json.loads(line)["worker"]["id"] == worker["id"]
+
+
+@pytest.mark.parametrize("command", ["describe", "stacks"])
+@pytest.mark.parametrize(
+    ("selector", "says"),
+    [
+        ("9999", "there is no worker '9999' now"),
+        ("web/7", "there is no worker 'web/7' now"),
+        ("cpu", "there is no pool 'cpu'; there are web"),
+        ("web", "pool web has several workers, say which: web/0 (worker "),
+        ("\x1b[2J", "there is no pool '\\x1b[2J'"),
+    ],
+)
+def test_what_selects_nothing_is_told_with_what_there_is(
+    service: Service, command: str, selector: str, says: str
+) -> None:
+    done = service.cli(command, selector)
+    assert done.returncode == EXIT_FAILED
+    assert says in done.stderr
+
+
+def test_logs_are_tagged_and_chosen_by_pool_and_worker(service: Service) -> None:
+    address = service.address()
+    assert address
+    told = {service.get("/write?stderr=1").status for _ in range(2)}
+    assert told == {200}
+    service.get("/flood?lines=3")
+    wait_for(lambda: any("xxx" in line for line in lines(service, "logs")), DEADLINE, "the output")
+    assert all(" web/" in line for line in lines(service, "logs", "--pool", "web"))
+    assert lines(service, "logs", "--pool", "cpu") == []
+    assert lines(service, "logs", "--lines", "0") == []
+    assert len(lines(service, "logs", "--lines", "1", "--since", "1h")) == 1
+    by_slot = [json.loads(line) for line in lines(service, "logs", "--json", "--worker", "web/0")]
+    assert {line["slot"] for line in by_slot} <= {0}
+    done = service.cli("logs", "--since", "yesterday")
+    assert done.returncode == 2
+    assert "expected a duration" in done.stderr
+
+
+def followed(service: Service, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "clusterd", *arguments, "--run-dir", os.fspath(service.run_dir)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_logs_are_followed_until_interrupted(service: Service) -> None:
+    with followed(service, "logs", "-f", "--lines", "1") as following:
+        assert following.stdout
+        assert following.stdout.readline()  # it is connected
+        service.get("/flood?lines=2")
+        assert "xxx" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        _, errors = following.communicate(timeout=DEADLINE)
+        assert following.returncode == 0
+        assert errors == ""
+
+
+def test_events_tell_of_a_change_as_it_happens(service: Service) -> None:
+    with followed(service, "events", "--json", "--last", "1") as following:
+        assert following.stdout
+        json.loads(following.stdout.readline())
+        lines(service, "scale", "web", "+1")
+        while (event := json.loads(following.stdout.readline()))["event"] != "scaled":
+            pass
+        assert (event["wanted"], event["was"]) == (3, 2)
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=DEADLINE)
+        assert following.returncode == 0
+    assert lines(service, "scale", "web", "-1") == ["web: 2 workers wanted, before 3"]
+    wait_for(lambda: len(service.workers()) == 2, DEADLINE, "the end of the third worker")
+    assert lines(service, "scale", "web", "2") == ["web: 2 workers wanted, before 2"]
+    assert any("action=scale" in line for line in lines(service, "events", "--no-follow"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "code", "says"),
+    [("0", 2, "one worker at the least"), ("many", 2, "is no number of workers"), ("-9", 4, "are not possible")],
+)
+def test_an_impossible_scale_says_why(service: Service, amount: str, code: int, says: str) -> None:
+    done = service.cli("scale", "web", amount)
+    assert done.returncode == code
+    assert says in done.stderr
+
+
+def test_a_crash_is_told_by_logs_crash(service: Service) -> None:
+    mark = service.mark()
+    with pytest.raises(OSError):  # noqa: PT011  # whatever the client makes of it
+        service.get("/exit?code=7")
+    service.wait_log("crash_report", after=mark)
+    assert any("exit code 7" in line for line in lines(service, "logs", "--crash"))
+    service.wait_log("worker_ready", after=mark)
+
+
+def test_stacks_show_where_a_worker_is_and_do_not_stop_it(service: Service) -> None:
+    text = "\n".join(lines(service, "stacks", "web/0"))
+    assert "Tasks of the event loop" in text
+    assert service.get("/").status == 200
+
+
+def test_a_shutdown_is_told_to_its_end(launcher: Launcher) -> None:
+    service = up(launcher, LIVES, workers=2)
+    told = lines(service, "shutdown")
+    assert told[-1] == "the service has ended, exit code 0"
+    assert len([line for line in told if "worker_exited" in line]) == 2
+    assert service.wait_exit() == 0
+
+
+def test_a_shutdown_need_not_be_waited_for(launcher: Launcher) -> None:
+    service = up(launcher, LIVES)
+    assert lines(service, "shutdown", "--now", "--no-wait") == ["the service is ending"]
+    assert service.wait_exit() == 0
+
+
+# -- with none, with one that is frozen, of another version, another user's ------------------------------------------
+
+
+def command(name: str, run_dir: Path, *through: str) -> "subprocess.CompletedProcess[str]":
+    start = [*through, sys.executable, "-m", "clusterd", name, *TALKING[name], "--run-dir", os.fspath(run_dir)]
+    return subprocess.run(start, capture_output=True, text=True, timeout=DEADLINE * 3, check=False)
+
+
+def assert_one_sentence(done: "subprocess.CompletedProcess[str]", code: int, *says: str) -> None:
+    assert done.returncode == code, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("clusterd: ")
+    assert done.stderr.count("\n") == 1
+    for part in says:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_none_running_each_command_says_so(name: str, run_dir: Path) -> None:
+    assert_one_sentence(command(name, run_dir), EXIT_NOT_RUNNING, "no clusterd is running at", str(run_dir))
+
+
+def test_with_one_that_is_frozen_each_command_times_out(launcher: Launcher) -> None:
+    service = up(launcher, AT_ONCE)
+    service.signal(signal.SIGSTOP)
+    try:
+        started = {name: followed(service, name, *TALKING[name]) for name in NAMES}
+        for name, process in started.items():
+            output, errors = process.communicate(timeout=DEADLINE * 3)
+            assert_one_sentence(
+                subprocess.CompletedProcess([name], process.returncode, output, errors),
+                EXIT_TIMED_OUT,
+                "did not answer",
+            )
+    finally:
+        service.signal(signal.SIGCONT)
+    assert service.stop() == 0  # the shutdown that was asked for meanwhile is the first ask: both end it cleanly
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_one_of_another_version_each_command_says_so(name: str, run_dir: Path) -> None:
+    with serving_unix(str(run_dir / "control.sock"), {}):
+        assert_one_sentence(command(name, run_dir), EXIT_FAILED, "its version is another")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root may")
+@pytest.mark.parametrize("mode", ["0600", "0666"])
+def test_with_another_users_each_command_is_refused(launcher: Launcher, mode: str) -> None:
+    """By the file's mode, and where that lets it in, by what the kernel says of it."""
+    place = launcher.run_dir / "open"
+    place.mkdir(mode=0o755)
+    for folder in (launcher.run_dir, place):
+        folder.chmod(0o755)
+    settings = {"control": {"socket": str(place / "control.sock"), "mode": mode}}
+    service = up(launcher, settings)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    probe = subprocess.run([*nobody, sys.executable, "-c", "import click, clusterd"], check=False, capture_output=True)
+    if probe.returncode:
+        pytest.skip("another user cannot read this Python")
+    for name in NAMES:
+        says = "permission denied" if mode == "0600" else "only root, the user the service runs as"
+        assert_one_sentence(command(name, place, *nobody), EXIT_REFUSED, says)
+    assert service.alive()
+    assert not service.logged("audit", action="shutdown")
+    assert command("health", place).returncode == EXIT_OK
