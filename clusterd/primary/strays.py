@@ -140,11 +140,15 @@ class Leftovers:
 
 
 def _is_worker_of(pid: int, run_dir: str) -> bool:
-    """Once, at the start, before anybody is served: these reads may wait for the process's memory lock."""
+    """Once, at the start, before anybody is served: these reads may wait for the process's memory lock.
+
+    Workers of another user cannot be read by a root primary without CAP_SYS_PTRACE. Where systemd says that this is
+    the main process of a unit (systemd.exec(5), SYSTEMD_EXEC_PID), nobody else can be in its control group.
+    """
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         title = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
+        return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
     marked = f"{RUN_DIR_VARIABLE}={run_dir}".encode() in environ
     return marked and title.startswith(b"clusterd: ") and b" worker " in title

@@ -52,5 +52,7 @@ done
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
+# As on a machine (in a container systemd leaves it): the mounts of credentials have to reach the services.
+mount --make-rshared /
 exec env -i container=docker PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   /lib/systemd/systemd --system --unit=basic.target --log-target=journal-or-kmsg

@@ -328,6 +328,7 @@ class Deployer:
         *arguments: str,
         workers: int = 2,
         dropin: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> Unit:
         """A service of ``app``, with the units that `clusterd generate systemd ARGUMENTS` makes for it; not started."""
         unit = Unit(self.machine, f"{self._prefix}{len(self.units)}")
@@ -344,9 +345,8 @@ class Deployer:
         unit.configure({})
         self.machine.write(f"{unit.folder}/app.py", app)
         config = f"{unit.folder}/clusterd.toml"
-        self.machine.run(
-            CLUSTERD, "generate", "systemd", "--config", config, "--directory", f"/{UNITS}", "--force", *arguments
-        )
+        generate = [CLUSTERD, "generate", "systemd", "--config", config, "--directory", f"/{UNITS}", "--force"]
+        self.machine.run(*generate, *arguments, env=env)
         if dropin:
             self.machine.write(f"{UNITS}/{unit.service}.d/test.conf", dropin)
         self.machine.systemctl("daemon-reload")
