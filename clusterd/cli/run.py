@@ -29,6 +29,7 @@ from ..primary import kept, listeners, passed
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
 from ..unix import activation, cgroup, local, process, sockets
+from ..wire.reports import Collected, SlowRequest
 from . import certificates
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
@@ -118,7 +119,13 @@ class Composition:
             started_at=loop.time(),
             monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),
         )
-        metrics = Metrics(sight, about.version, self._loaded.sha256, histograms=HISTOGRAM_WORDS)
+        metrics = Metrics(
+            sight,
+            about.version,
+            self._loaded.sha256,
+            warn=lambda metric, why: log.emit("warning", "app_metric_refused", metric=metric, reason=why),
+            histograms=HISTOGRAM_WORDS,
+        )
         manager = Manager(config, sight, kept.names(self._opened), self._kept.forgotten)
         journal = Journal()
         rates = Rates(loop, sight)
@@ -133,6 +140,7 @@ class Composition:
             facts=(metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
             line=line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
+            report=lambda worker, told: _report(metrics, log, worker, told),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
         )
@@ -272,6 +280,12 @@ def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:
     if fd is not None:
         os.close(fd)
     log.emit("debug", "message", worker=worker, kind=type(message).__name__)
+
+
+def _report(metrics: Metrics, log: Log, worker: int, told: Collected | SlowRequest) -> None:
+    """What a worker tells of itself."""
+    if isinstance(told, Collected):
+        metrics.asking.answered(worker, told.round, told.families)
 
 
 def _internal_error(log: Log, context: Mapping[str, Any]) -> None:

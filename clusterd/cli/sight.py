@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..core.facts import View
-from ..ops.source import ListenerSample, Sample
+from ..ops.source import ListenerSample, Sample, Segment
+from ..primary.children import Child
 from ..primary.service import Primary
 from ..unix import cgroup
 from ..wire.rows import HISTOGRAMS, Histogram, Row
@@ -44,6 +45,42 @@ class _Samples(Mapping[int, Sample]):
         return sum(1 for _ in self)
 
 
+class _Segment:
+    """A worker's memory for the app's metrics, and whose it is."""
+
+    def __init__(self, child: Child) -> None:
+        self.pool = child.pool
+        self.slot = child.slot
+        self.generation = child.generation
+        self._reader = child.values
+        self.news = child.values.news
+        self.cells = child.values.cells
+        self.exemplars = child.values.exemplars
+
+    @property
+    def collects(self) -> bool:
+        return self._reader.collects
+
+
+class _Segments(Mapping[int, Segment]):
+    """By worker id, of those that are born."""
+
+    def __init__(self, primary: Primary) -> None:
+        self._children = primary.children.by_id
+
+    def __getitem__(self, worker: int) -> Segment:
+        child = self._children[worker]
+        if not child.pid:
+            raise KeyError(worker)
+        return _Segment(child)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([child.id for child in self._children.values() if child.pid])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class Sight:
     """A :class:`~clusterd.ops.source.Source`; ``primary`` is set once there is one."""
 
@@ -69,6 +106,12 @@ class Sight:
 
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         return self.primary.children.reclaimed
+
+    def segments(self) -> Mapping[int, Segment]:
+        return _Segments(self.primary)
+
+    def ask(self, worker: int, round_: int) -> None:
+        self.primary.children.ask(worker, round_)
 
     def saturation(self) -> Mapping[str, float]:
         return self.primary.saturation()

@@ -84,6 +84,30 @@ def _empty(metric: Metric) -> Metric:
     return Metric(metric.name, metric.documentation, metric.type, metric.unit)
 
 
+class Timed(Iterable[None]):
+    """Work that measures itself: not what others do between its steps.
+
+    Attributes:
+        spent: seconds so far.
+    """
+
+    def __init__(self, steps: Steps[bytes]) -> None:
+        self._steps = steps
+        self.spent = 0.0
+
+    def __iter__(self) -> Steps[bytes]:
+        while True:
+            began = monotonic()
+            try:
+                next(self._steps)
+            except StopIteration as done:
+                result: bytes = done.value
+                return result
+            finally:
+                self.spent += monotonic() - began
+            yield
+
+
 def at_once(steps: Steps[T]) -> T:
     """The result of work, without a pause."""
     while True:

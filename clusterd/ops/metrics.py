@@ -13,7 +13,10 @@ from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
 from clusterd.core import facts as f
-from clusterd.ops.exposition import Encoder, Steps, at_once, in_turns
+from clusterd.ops.aggregate import Warn
+from clusterd.ops.appmetrics import AppMetrics
+from clusterd.ops.asking import Asking
+from clusterd.ops.exposition import Encoder, Steps, Timed, at_once, in_turns
 from clusterd.ops.metrics_table import BY_NAME, METRICS
 from clusterd.ops.readings import Now, Readings
 from clusterd.ops.source import Source
@@ -51,6 +54,7 @@ class Metrics:
         source: where the present state is read, at each scrape and at the end of a worker.
         version: clusterd's own.
         config_sha256: of the configuration in force.
+        warn: told a metric's name and why the app's of that name is refused; once for each name.
         histograms: of the workers' rows, by name: the words of the buckets and then of the sum, and the buckets'
             upper bounds in seconds, of which the last bucket has none.
         share: see :data:`SHARE`; 1 makes every page anew.
@@ -64,6 +68,7 @@ class Metrics:
         version: str,
         config_sha256: str = "",
         *,
+        warn: Warn = lambda name, why: None,
         histograms: Mapping[str, tuple[tuple[str, ...], tuple[float, ...]]] | None = None,
         share: float = SHARE,
         clock: Callable[[], float] = monotonic,
@@ -90,6 +95,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.app = AppMetrics([metric.name for metric in self.registry.collect()], warn)
+        self.asking = Asking(source, self.app)
 
     def fact(self, fact: f.Fact) -> None:
         """Count what a fact says."""
@@ -126,29 +133,35 @@ class Metrics:
         if page is None:
             making = self._making.get(encoder.content_type)
             if making is None:
-                making = asyncio.ensure_future(in_turns(self._make(encoder)))
+                making = asyncio.ensure_future(self._asked(encoder))
                 self._making[encoder.content_type] = making
                 making.add_done_callback(lambda _: self._making.pop(encoder.content_type, None))
             page = await asyncio.shield(making)  # the client that began it may go; others wait for it too
         return page, encoder.content_type
+
+    async def _asked(self, encoder: Encoder) -> bytes:
+        await self.asking.ask()
+        return await in_turns(self._make(encoder))
 
     def _fresh(self, encoder: Encoder) -> bytes | None:
         until, page = self._pages.get(encoder.content_type, (0.0, b""))
         return page if monotonic() < until else None
 
     def _make(self, encoder: Encoder) -> Steps[bytes]:
+        work = Timed(self._pieces(encoder))
         began = monotonic()
+        page = yield from work
+        self._pages = {encoder.content_type: (began + work.spent / self._share, page)}
+        return page
+
+    def _pieces(self, encoder: Encoder) -> Steps[bytes]:
         yield from self._read()
         page = []
         for metric, samples in self.families():
             for piece in encoder.pieces(metric, samples):
                 page.append(piece)
                 yield
-        page.append(encoder.end)
-        whole = b"".join(page)
-        took = monotonic() - began
-        self._pages = {encoder.content_type: (began + took / self._share, whole)}
-        return whole
+        return b"".join([*page, encoder.end])
 
     def _read(self) -> Steps[None]:
         samples = self._source.samples()
@@ -161,6 +174,7 @@ class Metrics:
         yield
         for key, count in self._source.reclaimed().items():
             self._reclaimed[key] = max(count, self._reclaimed.get(key, 0))
+        yield from self.app.read(self._source.segments())
 
     def _observe(self, name: str, pool: str, value: float) -> None:
         self._histograms.setdefault((name, pool), _Histogram()).observe(value)
@@ -172,11 +186,13 @@ class Metrics:
             self._tally.read(worker, sample.row, self._clock())
         self._tally.hand({key: count for key, count in self._source.handed().items() if key[0] == worker})
         self._tally.end(worker)
+        self.asking.forget(worker)
+        self.app.end(worker, self._source.segments().get(worker))
 
     # -- the page ------------------------------------------------------------------------------------------------
 
     def families(self) -> Iterator[tuple[Metric, Iterable[Sample]]]:
-        """Every family of the page with its samples: those of :data:`METRICS` in its order, then the primary's own."""
+        """Every family of the page with its samples: those of :data:`METRICS`, the app's, and the primary's own."""
         view = self._source.view()
         now = Now(view, self._clock(), self._wall() - self._clock())
         pools = list(dict.fromkeys([pool.name for pool in view.pools] + list(self._starts)))
@@ -194,6 +210,8 @@ class Metrics:
             else:
                 read = getattr(readings, name.removesuffix("_total"))
                 yield metric, (_sample(row.name, row.labels, labels, value) for labels, value in read())
+        for family in self.app.families():
+            yield family.metric(), family.samples()
         for own in self.registry.collect():
             yield own, own.samples
 

@@ -55,6 +55,40 @@ class ListenerSample:
     backlog_limit: int | None
 
 
+AppFamily = tuple[str, str, str, str, tuple[str, ...]]
+"""A family of the app's metrics: name, type, help, how a gauge is aggregated, names of labels."""
+
+AppSeries = tuple[int, str, tuple[str, ...], str, float, int]
+"""A series of the app's: number of its family, suffix of the sample's name, values of labels, a bucket's upper bound,
+what had been counted before the fork, number of its cell."""
+
+ComputedFamily = tuple[str, str, str, str, list[tuple[str, dict[str, str], float]]]
+"""A family that a worker computed: name, type, help, how a gauge is aggregated; of each sample name, labels, value."""
+
+
+class Segment(Protocol):
+    """The memory in which one worker keeps the app's metrics. Untrusted; every answer is a copy."""
+
+    @property
+    def pool(self) -> str: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def collects(self) -> bool:
+        """It has metrics that it computes when asked."""
+
+    def news(self) -> tuple[Sequence[AppFamily], Sequence[AppSeries]]:
+        """Some of the definitions added since the last call, in their order; both empty when there are none."""
+
+    def cells(self) -> bytes:
+        """The values, 64-bit floats, of the series told of so far."""
+
+    def exemplars(self) -> Sequence[tuple[int, dict[str, str], float, float]]:
+        """Series' number, labels, value, Unix time of exemplars that are new since the last call."""
+
+
 class Source(Protocol):
     """The primary, as far as eyes need it. Every method is cheap and blocks nothing; all run in the primary's loop."""
 
@@ -75,6 +109,12 @@ class Source(Protocol):
 
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         """(Pool, ``dead`` or ``blocked``) to the connections read back from mailboxes so far."""
+
+    def segments(self) -> Mapping[int, Segment]:
+        """By worker id, of those that live; a worker's is still there while its ``WorkerExited`` is observed."""
+
+    def ask(self, worker: int, round_: int) -> None:
+        """Ask a worker for the metrics that it computes; the composition root is told the answer."""
 
     def saturation(self) -> Mapping[str, float]:
         """Pool to the share of its ready workers that leave work waiting."""

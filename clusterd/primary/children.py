@@ -16,7 +16,7 @@ from ..errors import PeerError
 from ..spawner.client import Parts
 from ..unix import mail, pidfd, scoreboard
 from ..unix.stream import FdStream
-from ..wire import messages, rows
+from ..wire import messages, reports, rows, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
@@ -54,6 +54,7 @@ class Child:
     inboxes: dict[str, mail.Inbox]
     last_lines: deque[str]
     stacks: stack_files.Stacks
+    values: series.Reader
     shared: tuple[str, ...] = ()
     outputs: list[output.Output] = field(default_factory=list)
     pid: int = 0
@@ -63,7 +64,7 @@ class Child:
 
     def row(self) -> tuple[int, ...]:
         """The scoreboard as it is now. Untrusted."""
-        return tuple(self.board.words)
+        return tuple(self.board.words[: rows.WORDS])
 
     def handed(self) -> dict[str, int]:
         """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
@@ -100,6 +101,7 @@ class Children:
         on_line: called with pool, slot, worker, stream and text of every line of output.
         on_message: called with worker, message and descriptor of every message of the app's; the descriptor is the
             callee's.
+        on_report: called with worker and what it tells for eyes alone.
         on_broken: called with worker and sentence when a worker breaks the rules; it is killed then.
         capture: whether output is captured.
         crash_lines: how many of its last lines are kept.
@@ -114,6 +116,7 @@ class Children:
         *,
         on_line: Callable[[str, int | None, int | None, str, str], None],
         on_message: Callable[[int, Any, int | None], None],
+        on_report: Callable[[int, reports.Collected | reports.SlowRequest], None],
         on_broken: Callable[[int, str], None],
         capture: bool,
         crash_lines: int,
@@ -126,6 +129,7 @@ class Children:
         self._report = report
         self._on_line = on_line
         self._on_message = on_message
+        self._on_report = on_report
         self._on_broken = on_broken
         self._capture = capture
         self._crash_lines = crash_lines
@@ -149,9 +153,9 @@ class Children:
             near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             ours.append(near.close)
             theirs.append(far.detach())
-            board_fd = scoreboard.create(rows.WORDS)
+            board_fd = scoreboard.create(series.SIZE // scoreboard.WORD)
             theirs.append(board_fd)
-            board = scoreboard.Board.attach(board_fd, rows.WORDS, writable=False)
+            board = scoreboard.Board.attach(board_fd, series.SIZE // scoreboard.WORD, writable=False)
             ours.append(board.close)
             stacks_fd = stack_files.create()
             theirs.append(stacks_fd)
@@ -221,6 +225,7 @@ class Children:
             inboxes,
             last_lines,
             stacks,
+            series.Reader(board.bytes),
         )
         self.by_id[worker] = child
         return child
@@ -256,7 +261,7 @@ class Children:
         if received.fd is not None:
             os.close(received.fd)  # no message of ours from a worker carries one
         try:
-            message = messages.read(received.message)
+            message = messages.read(received.message) or reports.read(received.message)
         except PeerError as error:
             self._broken(worker, str(error))
             return
@@ -274,12 +279,20 @@ class Children:
                 self._report(e.Ready(worker))
             case messages.Failed(stage, report):
                 self._report(e.BootFailed(worker, stage, report))
+            case reports.Collected() | reports.SlowRequest():
+                self._on_report(worker, message)
             case messages.ExitedAfterDisconnect(seq):
                 if child is not None:
                     child.talk.send(messages.acknowledgement(seq))
                 self._report(e.Leaving(worker))
             case _:
                 pass  # Node ignores what it does not know, and so do we
+
+    def ask(self, worker: int, round_: int) -> None:
+        """Ask a worker for the metrics that the app computes; the answer is a report."""
+        child = self.by_id.get(worker)
+        if child is not None:
+            child.talk.send(reports.collect(round_))
 
     def _hung_up(self, worker: int) -> None:
         """Its channel is at its end. A dying process closes that before its pidfd tells, so death gets a moment."""

@@ -18,6 +18,7 @@ from ..core.policy import ServicePolicy
 from ..core.supervisor import Supervisor
 from ..spawner.client import Plan
 from ..unix import process, sockets
+from ..wire.reports import Collected, SlowRequest
 from . import doors, output
 from .children import Children
 from .executor import Executor
@@ -39,6 +40,7 @@ class Eyes:
         facts: called with every fact.
         line: called with pool, slot, worker, stream and text of every line of output.
         message: called with worker, message and descriptor of every message of an app's; closes the descriptor.
+        report: called with worker and what it tells of itself, for eyes alone.
         warn: called with an event name, a sentence and fields.
         status: called when SIGUSR1 asks for it.
     """
@@ -46,6 +48,7 @@ class Eyes:
     facts: Sequence[Callable[[Fact], None]]
     line: Callable[[str, int | None, int | None, str, str], None]
     message: Callable[[int, Any, int | None], None]
+    report: Callable[[int, Collected | SlowRequest], None]
     warn: Callable[..., None]
     status: Callable[[], None]
 
@@ -90,6 +93,7 @@ class Primary:
             self._report,
             on_line=eyes.line,
             on_message=eyes.message,
+            on_report=eyes.report,
             on_broken=lambda worker, why: eyes.warn("worker_broken", why, worker=worker),
             capture=config.log.worker_output == "capture",
             crash_lines=config.log.crash_lines,

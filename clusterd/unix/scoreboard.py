@@ -66,6 +66,11 @@ class Board:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         return cls(mmap.mmap(fd, words * WORD, mmap.MAP_SHARED, protection))
 
+    @property
+    def bytes(self) -> memoryview:
+        """The whole as bytes. Whoever keeps a slice of it must release that before ``close``."""
+        return self._bytes
+
     def close(self) -> None:
         """Unmap; harmless when repeated.
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns, process_time_ns
 from typing import Final
@@ -30,9 +31,11 @@ class Beat:
     Args:
         loop: whose turning is the heartbeat.
         board: the row, writable.
+        also: called with each beat.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, board: Board) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, board: Board, also: Callable[[], None] = lambda: None) -> None:
+        self._also = also
         self._loop = loop
         self._words = board.words
         self._observe_lag = LOOP_LAG.observer(board.words)
@@ -78,6 +81,7 @@ class Beat:
             self._weigh_ns = now + max(int(WEIGH_EVERY * 1e9), cost * WEIGH_SHARE)
         if self._timer is not None:  # the first beat is nobody's, and never late
             self._observe_lag(lag)
+        self._also()
         self._due_ns = monotonic_ns() + int(EVERY * 1e9)
         self._timer = self._loop.call_later(EVERY, self._beat)
 

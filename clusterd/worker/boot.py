@@ -23,11 +23,11 @@ from typing import NoReturn
 
 from ..errors import AppError, HostError, PeerError
 from ..unix import process, scoreboard
-from ..wire import messages, rows
+from ..wire import messages, rows, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.tls import unpack
-from . import asgi, link, stacks, tls
+from . import appmetrics, asgi, link, stacks, tls, values
 from .beat import Beat
 from .options import PLAIN, Door, HttpOptions, Inboxed
 
@@ -85,7 +85,10 @@ def doors(wanted: Mapping[str, Mapping[str, bool]], secrets: bytes) -> dict[str,
 
 
 def preload(engine: dict[str, object]) -> None:
-    """In the zygote: import all that workers will need, so that they share it."""
+    """In the zygote: import all that workers will need, so that they share it, and make ready for the app's metrics."""
+    left_alone = appmetrics.install()
+    if left_alone:
+        sys.stderr.write(f"clusterd: {left_alone}\n")
     asgi.preload(HttpOptions(**engine))  # type: ignore[arg-type]
 
 
@@ -156,9 +159,10 @@ def run(birth: Birth) -> NoReturn:
         reconfigure = getattr(stream, "reconfigure", None)  # a pipe would be block-buffered, and its lines come late
         if reconfigure is not None:
             reconfigure(line_buffering=True)
-    board = scoreboard.Board.attach(board_fd, rows.WORDS, writable=True)
+    board = scoreboard.Board.attach(board_fd, series.SIZE // scoreboard.WORD, writable=True)
     os.close(board_fd)
     board.words[rows.Row.VERSION] = rows.VERSION
+    collecting = appmetrics.Collecting(values.attach(board.bytes))
     loop = asgi.new_event_loop()
     asyncio.set_event_loop(loop)
     stacks.arm(stacks_fd, loop)
@@ -169,8 +173,9 @@ def run(birth: Birth) -> NoReturn:
     give_back = _Output(held, birth.service_out).give_back
     control.on_primary_gone(give_back)
     control.on_primary_gone(lambda: _bound_end(load.undertaking))
+    collecting.connect(loop, control)
     control.online()
-    _end(_serve(loop, control, board, birth, boxes, give_back))
+    _end(_serve(loop, control, Beat(loop, board, collecting.look), board, birth, boxes, give_back))
 
 
 def _bound_end(seconds: float | None) -> None:
@@ -235,6 +240,7 @@ def _wait_for_go(sock: socket.socket, channel: Channel) -> list[Received] | None
 def _serve(
     loop: asyncio.AbstractEventLoop,
     control: link.Link,
+    beat: Beat,
     board: scoreboard.Board,
     birth: Birth,
     boxes: list[Inboxed],
@@ -260,7 +266,7 @@ def _serve(
     signal.signal(signal.SIGTERM, orphaned)  # noqa: TID251  # after the loop's, whose own is empty and restarts writes
     options = HttpOptions(**birth.load.engine)
     try:
-        return loop.run_until_complete(_main(app, boxes, board, control, options))
+        return loop.run_until_complete(_main(app, boxes, beat, board, control, options))
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
@@ -271,9 +277,8 @@ def _serve(
 
 
 async def _main(
-    app: object, boxes: list[Inboxed], board: scoreboard.Board, control: link.Link, options: HttpOptions
+    app: object, boxes: list[Inboxed], beat: Beat, board: scoreboard.Board, control: link.Link, options: HttpOptions
 ) -> int:
-    beat = Beat(asyncio.get_running_loop(), board)
     beat.start()
     try:
         await asgi.serve(app, boxes, board, control, options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import PeerError
 from ..unix.stream import FdStream
-from ..wire import messages
+from ..wire import messages, reports
 from ..wire.channel import NATIVE, Channel, Received
 from ..wire.conversation import Conversation
 
@@ -54,6 +54,7 @@ class Link:
         self._listeners: list[Callable[[Any, int | None, str | None], None]] = []
         self._on_gone: list[Callable[[], None]] = []
         self._on_asked: list[Callable[[], None]] = []
+        self._on_collect: Callable[[int], None] | None = None
         self._closed = False
         self._servers: dict[str, Callable[[int], bool]] = {}
         self._talk = Conversation(channel, self._received, self._broken)
@@ -155,6 +156,10 @@ class Link:
         """Have ``listener()`` called when the primary asks this worker to end."""
         self._on_asked.append(listener)
 
+    def on_collect(self, listener: Callable[[int], None]) -> None:
+        """Have ``listener(round)`` called when the primary asks for the metrics that the app computes."""
+        self._on_collect = listener
+
     def leave(self) -> None:
         """End by own will: say so (Node's ``exitedAfterDisconnect``), then drain."""
         if not self.draining.is_set():
@@ -177,7 +182,7 @@ class Link:
                 os.close(received.fd)
             return
         try:
-            message = messages.read(received.message)
+            message = messages.read(received.message) or reports.read(received.message)
         except PeerError:
             message = None  # an act of a later version with other fields: Node ignores what it does not know
         if isinstance(message, messages.NewConn) and received.fd is not None:
@@ -189,6 +194,8 @@ class Link:
             self.draining.set()
             for asked in self._on_asked:
                 asked()
+        elif isinstance(message, reports.Collect) and self._on_collect is not None:
+            self._on_collect(message.round)
 
     def _newconn(self, message: messages.NewConn, fd: int) -> None:
         server = self._servers.get(message.key)

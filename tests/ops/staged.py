@@ -12,7 +12,7 @@ from clusterd.ops.control import Control
 from clusterd.ops.exchange import Answerer
 from clusterd.ops.journal import Journal
 from clusterd.ops.roles import Roles
-from clusterd.ops.source import ListenerSample, Sample
+from clusterd.ops.source import ListenerSample, Sample, Segment
 from clusterd.ops.status import About
 
 ABOUT = About("shop", 4711, "1.2.3", "/run/clusterd/shop", 40.0, "127.0.0.1:9190")
@@ -70,6 +70,8 @@ class Staged:
     age: float = 0.01
     late: float = 0.0
     fault: str = ""
+    memory: dict[int, Segment] = field(default_factory=dict)
+    asked: list[tuple[int, int]] = field(default_factory=list)
     full: float = 0.25
     throttled: float | None = 1.5
     oom_kills: int | None = 2
@@ -92,6 +94,12 @@ class Staged:
 
     def reclaimed(self) -> Mapping[tuple[str, str], int]:
         return self.read_back
+
+    def segments(self) -> Mapping[int, Segment]:
+        return self.memory
+
+    def ask(self, worker: int, round_: int) -> None:
+        self.asked.append((worker, round_))
 
     def saturation(self) -> Mapping[str, float]:
         return {"web": self.full}

@@ -45,12 +45,12 @@ def test_what_is_served_and_what_is_not() -> None:
 BEARER = """
 import json, os, socket, sys
 from clusterd.unix import scoreboard
-from clusterd.wire import rows, stacks, zygote as wire
+from clusterd.wire import series, stacks, zygote as wire
 from clusterd.worker import boot
 
 first, parent = json.loads(sys.argv[1]), int(sys.argv[2])
 near, far = socket.socketpair()
-board, shown = scoreboard.create(rows.WORDS), scoreboard.create(stacks.SIZE // scoreboard.WORD)
+board, shown = scoreboard.create(series.SIZE // scoreboard.WORD), scoreboard.create(stacks.SIZE // scoreboard.WORD)
 if os.fork() == 0:
     near.close()
     load = wire.Load("test", "web", 1, "app:app", "auto", "auto", parent or os.getppid(), None,
