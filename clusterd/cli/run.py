@@ -16,8 +16,8 @@ import click
 from .. import config as configuration
 from ..config.load import Loaded
 from ..core.facts import Fact, Stopped
-from ..errors import EXIT_FAILED, HostError
-from ..ops import admin, http
+from ..errors import EXIT_FAILED, ClusterdError, HostError
+from ..ops import admin, http, termination
 from ..ops import roles as who
 from ..ops.control import Control
 from ..ops.journal import Journal
@@ -49,8 +49,15 @@ def run(
     app: str, config_path: str | None, workers: str | int | None, binds: Sequence[str], sets: Sequence[str]
 ) -> None:
     """Run the service in the foreground: APP, or what a configuration file says."""
-    loaded = configuration.open_config(config_path, app, workers, binds, sets)
-    sys.exit(Composition(loaded).run())
+    termination_log = termination.AUTO
+    try:
+        loaded = configuration.open_config(config_path, app, workers, binds, sets)
+        termination_log = loaded.config.log.termination_log
+        code = Composition(loaded).run()
+    except ClusterdError as error:
+        termination.leave(termination_log, termination.page(str(error)))
+        raise
+    sys.exit(code)
 
 
 class Composition:
@@ -105,6 +112,9 @@ class Composition:
         if code:
             report = "" if log.last_report is None else f"\n{log.last_report.text()}\n"
             sys.stderr.write(f"{report}clusterd: {self._reason}\n")
+            page = termination.page(self._reason, log.last_report)
+            if trouble := termination.leave(config.log.termination_log, page):
+                sys.stderr.write(f"clusterd: {trouble}\n")
         return code
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, log: Log) -> int:

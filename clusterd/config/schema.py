@@ -373,6 +373,14 @@ class Log(Struct, frozen=True, kw_only=True):
     crash_lines: Annotated[
         int, Key(Integer(high=10_000), "Captured lines of each worker that are kept for its crash report.")
     ] = 50
+    termination_log: Annotated[
+        str,
+        Key(
+            FilePath(label='"auto", path or 0', words=("auto",), off=True),
+            "The file that gets the reason, on one screen, when the service ends with another code than 0; auto is"
+            " /dev/termination-log where there is one, as in Kubernetes; 0 is off.",
+        ),
+    ] = "auto"
 
 
 class Config(Struct, frozen=True, kw_only=True):

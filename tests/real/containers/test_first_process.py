@@ -11,7 +11,7 @@ import pytest
 from tests.procfs import wait_for
 from tests.real.clients import fetch
 from tests.real.containers.conftest import Runner
-from tests.real.containers.engine import DEADLINE, Container, podman
+from tests.real.containers.engine import DEADLINE, RESTRICTED, Container, podman
 
 pytestmark = [pytest.mark.needs("podman", "runc", "conmon", "catatonit"), pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -187,3 +187,24 @@ def test_a_second_term_ends_it_now_with_a_request_in_flight(runner: Runner) -> N
     service.signal(signal.SIGTERM)
     assert service.wait_exit() == 0
     asking.join(DEADLINE)
+
+
+def test_the_termination_log_tells_why_it_ended(runner: Runner, tmp_path: Path) -> None:
+    """As Kubernetes gives it: a file that anybody may write, where nothing else is writable."""
+    log = tmp_path / "termination-log"
+
+    def ends(code: int, flags: tuple[str, ...] = ()) -> str:
+        log.write_text("")
+        log.chmod(0o666)
+        mount = ["--volume", f"{log}:/dev/termination-log"]
+        assert runner.run(flags=[*RESTRICTED, *mount, *flags]).wait_exit() == code
+        return log.read_text()
+
+    runner.write("import no_such_module_anywhere\n", QUICK | {"pools": {"web": {"restart": {"give_up_after": 1}}}})
+    told = ends(1).splitlines()
+    assert "no worker" in told[0] or "pool web" in told[0], told
+    assert "  ModuleNotFoundError: No module named 'no_such_module_anywhere'" in told
+    runner.write(APP, {"pools": {"web": {"wokers": 3}}})
+    assert "wokers" in ends(78)
+    runner.write(APP, {"listeners": {"http": {"address": "192.0.2.1:80"}}})
+    assert "192.0.2.1:80" in ends(1)

@@ -23,15 +23,14 @@ def roll(runner: Runner, folder: Path, rounds: int) -> Load:
     """Two containers behind a balancer under load, each replaced in turn, ``rounds`` times."""
     runner.write(APP, SETTINGS)
     pods = [runner.run().wait_ready(2) for _ in range(2)]
-    with closing(Balancer(folder, pods)) as balancer:
-        with Load(balancer.address, "/sleep?s=0.01").running(8) as load:
-            for _ in range(rounds):
-                for number in range(2):
-                    before = load.answered
-                    assert pods[number].stop() == 0
-                    pods[number] = runner.run().wait_ready(2)
-                    balancer.replace(number, pods[number])
-                    assert load.answered > before
+    with closing(Balancer(folder, pods)) as balancer, Load(balancer.address, "/sleep?s=0.01").running(8) as load:
+        for _ in range(rounds):
+            for number in range(2):
+                before = load.answered
+                assert pods[number].stop() == 0
+                pods[number] = runner.run().wait_ready(2)
+                balancer.replace(number, pods[number])
+                assert load.answered > before
     return load
 
 
