@@ -284,7 +284,7 @@ def run_dir_candidates(environ: Mapping[str, str], name: str = "*") -> list[Path
     if os.path.isabs(environ.get("XDG_RUNTIME_DIR", "")):
         parents.insert(0, os.path.join(environ["XDG_RUNTIME_DIR"], "clusterd"))
     found: list[Path] = []
-    for parent in map(Path, parents):
+    for parent in dict.fromkeys(map(Path, parents)):  # in a container both may be /run
         if name != "*":
             found.append(parent / name)
             continue

@@ -17,7 +17,7 @@ CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon"
 SYSTEMD = {"systemd-analyze": "systemd"}
 """Program to package, for the service manager."""
 
-TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy"} | CONTAINERS | SYSTEMD
+TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy", "kubectl": "kubernetes-client"} | CONTAINERS | SYSTEMD
 """Program to package, for ``make test``."""
 
 BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk"}

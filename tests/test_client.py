@@ -168,6 +168,13 @@ def test_the_only_one_running_is_meant(places: Path) -> None:
         assert find_socket(environ={}) == path
 
 
+def test_one_that_two_rules_lead_to_is_one(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterd.client.SYSTEM_DIR", str(places / "run" / "clusterd"))
+    path = place(places / "run" / "clusterd", "shop")
+    with serving_unix(path, {}):
+        assert find_socket(environ={"XDG_RUNTIME_DIR": str(places / "run")}) == path
+
+
 def test_several_running_are_listed(places: Path) -> None:
     one, two = place(places / "run", "shop"), place(places / "tmp", "blog")
     with serving_unix(one, {}), serving_unix(two, {}), pytest.raises(UsageError) as raised:

@@ -12,6 +12,9 @@ from clusterd.errors import HostError, UsageError
 #: What can be generated, and where each command stands. Imported when it is run, as the commands of the command line.
 KINDS = {
     "systemd": "clusterd.cli.generate_systemd:systemd",
+    "docker": "clusterd.cli.generate_docker:docker",
+    "compose": "clusterd.cli.generate_docker:compose",
+    "kubernetes": "clusterd.cli.generate_kubernetes:kubernetes",
 }
 
 
@@ -33,7 +36,7 @@ class Kinds(click.Group):
 
 @click.group(cls=Kinds)
 def generate() -> None:
-    """Print the files that run a configuration under a service manager, fitted to it."""
+    """Print the files that run a configuration under a service manager or in containers, fitted to it."""
 
 
 directory_option = click.option(

@@ -79,23 +79,28 @@ def base_image() -> str:
     return name
 
 
-def image(dockerfile: Path = ROOT / "Dockerfile", context: Path = ROOT, *, on: str | None = None) -> str:
+def image(
+    dockerfile: Path = ROOT / "Dockerfile", context: Path = ROOT, *, on: str | None = None, own: Path | None = None
+) -> str:
     """The name of an image built from ``dockerfile``, with packages that were fetched before.
 
     Args:
         on: its base; default: :func:`base_image`.
+        own: a folder of further packages.
     """
     with _alone():
         start = on or base_image()
         sources = [dockerfile, *(path for path in sorted(context.rglob("*.*")) if _is_source(path, context))]
         told = hashlib.sha256(start.encode())
-        for path in sources:
-            told.update(b"\0".join((str(path.relative_to(context)).encode(), path.read_bytes())))
+        for path in [*sources, *(sorted(own.iterdir()) if own else [])]:
+            told.update(b"\0".join((path.name.encode(), path.read_bytes())))
         name = f"localhost/clusterd-tests:{told.hexdigest()[:12]}"
         if not _exists(name):
             podman("image", "prune", "--all", "--force", "--filter", "until=24h")
             wheels, pip = _wheels()
             given = ["--volume", f"{wheels}:/wheels:ro", "--volume", f"{pip}:/etc/pip.conf:ro"]
+            # What is in a volume is no part of what a cached step is known by.
+            given += ["--volume", f"{own}:/own:ro", "--no-cache"] if own else []
             how = ["--format", "docker", "--isolation", "chroot", "--network", "host", "--quiet"]
             podman(
                 "build", *how, *given, "--build-arg", f"BASE={start}", "-t", name, "-f", str(dockerfile), str(context)
@@ -133,7 +138,7 @@ def _wheels() -> tuple[Path, Path]:
         next(unfinished.glob("clusterd-*.whl")).unlink()
         unfinished.rename(wheels)
     pip_conf = CACHE / "pip.conf"
-    pip_conf.write_text("[global]\nno-index = true\nfind-links = /wheels\ndisable-pip-version-check = true\n")
+    pip_conf.write_text("[global]\nno-index = true\nfind-links = /wheels /own\ndisable-pip-version-check = true\n")
     return wheels, pip_conf
 
 
@@ -146,6 +151,7 @@ class Container:
         flags: further flags of ``podman run``.
         app: a folder that is seen as ``/app``.
         env: environment variables.
+        network: ``host``, or ``none`` for a loopback interface of its own.
 
     Attributes:
         records: every line that it wrote, in order of arrival: JSON records as they are, other lines as ``{"raw": …}``.
@@ -160,6 +166,7 @@ class Container:
         flags: Sequence[str] = (),
         app: Path | None = None,
         env: Mapping[str, str] | None = None,
+        network: str = "host",
     ) -> None:
         self.name = f"clusterd-{uuid.uuid4().hex[:12]}"
         self.records: list[Record] = []
@@ -169,7 +176,7 @@ class Container:
         given = ["--volume", f"{app}:/app:ro"] if app else []
         for key, value in (env or {}).items():
             given += ["--env", f"{key}={value}"]
-        quiet = ["--log-driver", "none", "--health-interval", "disable", "--network", "host"]
+        quiet = ["--log-driver", "none", "--health-interval", "disable", "--network", network]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [*command(), "run", "--name", self.name, *quiet, *LIMITS, *given, *flags, image, *arguments],
