@@ -27,7 +27,7 @@ from ..wire import messages, rows, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.tls import unpack
-from . import appmetrics, asgi, link, stacks, tls, values
+from . import appmetrics, asgi, forks, link, stacks, tls, values
 from .beat import Beat
 from .options import PLAIN, Door, HttpOptions, Inboxed
 
@@ -264,6 +264,7 @@ def _serve(
             give_back()
 
     signal.signal(signal.SIGTERM, orphaned)  # noqa: TID251  # after the loop's, whose own is empty and restarts writes
+    forks.watch()
     options = HttpOptions(**birth.load.engine)
     try:
         return loop.run_until_complete(_main(app, boxes, beat, board, control, options))

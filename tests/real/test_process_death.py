@@ -147,3 +147,21 @@ def test_the_primary_keeps_nothing_of_workers_that_are_gone(launcher: Launcher) 
             service.wait_log("worker_exited", worker=worker)
         service.wait_log("worker_ready", after=mark)
     wait_for(lambda: len(descriptors(service.pid)) <= before, DEADLINE, "as few descriptors as before")
+
+
+def test_a_signal_to_a_child_that_the_app_forked_is_the_childs(launcher: Launcher) -> None:
+    """As of ``multiprocessing``, whose ``terminate`` is a SIGTERM: a forked copy of a worker is no worker."""
+    source = """
+import multiprocessing, os, time
+fork = multiprocessing.get_context("fork")
+async def answer(path):
+    child = fork.Process(target=time.sleep, args=[300])
+    child.start()
+    child.terminate()
+    child.join(20)
+    return [os.getpid(), child.exitcode]
+"""
+    service = start(launcher, app(source), AT_ONCE, workers=1)
+    (pid,) = pids_of(service).values()
+    assert [ask(service) for _ in range(3)] == [[pid, -signal.SIGTERM]] * 3
+    assert not service.logged("worker_exited")
