@@ -39,7 +39,8 @@ def pack(handle: Handle | None, keep_open: bool) -> Parcel | None:
     if handle is None:
         return None
     sock, lose = _socket_of(handle)
-    if sock.fileno() < 0:
+    transport = handle.transport if isinstance(handle, asyncio.StreamWriter) else handle
+    if sock.fileno() < 0 or (isinstance(transport, asyncio.BaseTransport) and transport.is_closing()):
         return None
     fd = os.dup(sock.fileno())
     try:
