@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "state": ("state", "wire", "errors"),
     "ops": ("ops", "core.events", "core.facts", "unix.notify", "unix.sockets", "errors"),
     "worker": ("worker", "wire", "unix", "state", "errors"),
-    "spawner": ("spawner", "wire", "unix", "errors", "worker.boot"),
+    "spawner": ("spawner", "wire", "unix", "errors", "worker.boot", "worker.executed"),
     "primary": ("primary", "core", "wire", "unix", "config", "spawner.client", "errors"),
     "cluster": (
         "cluster",
@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """Room to what it may import: a module allows itself and what lies below it; ``""`` allows everything."""
 
-ONLY_INSIDE_FUNCTIONS = {("spawner", "worker.boot"), ("cluster", "primary")}
+ONLY_INSIDE_FUNCTIONS = {("spawner", "worker.boot"), ("spawner", "worker.executed"), ("cluster", "primary")}
 """Allowed at one moment of a process's life only: in the forked child, and when a program becomes the primary."""
 
 THIRD_PARTIES: dict[str, tuple[str, ...]] = {

@@ -118,7 +118,11 @@ def _be() -> "_Child | None":
         return None
     link = inherited.link(_home.loop())
     link.online()
-    return _Child(link, _home.loop)
+    child = _Child(link, _home.loop)
+    child.on_running = inherited.beat
+    if inherited.board is not None:
+        child.shares.words = inherited.board.words
+    return child
 
 
 _managed = _link.current is not None
@@ -223,10 +227,17 @@ def run(
         _child.close()
 
 
-def _run_beside(main: Callable[[], T]) -> T:
+def _start_thread() -> asyncio.AbstractEventLoop:
+    began = not _home.threaded
     loop = _home.start_thread()
-    if _child is not None:
+    if _child is not None and began:
         _child.threaded = True
+        loop.call_soon_threadsafe(_child.on_running, loop)
+    return loop
+
+
+def _run_beside(main: Callable[[], T]) -> T:
+    loop = _start_thread()
     try:
         return main()
     finally:
@@ -368,8 +379,7 @@ def listen(
             sock.listen(backlog)
             return sock
         return socket.create_server((host or "", port), backlog=backlog)
-    loop = _home.start_thread()
-    _child.threaded = True
+    loop = _start_thread()
     if path is not None:
         wanted = _loops.unix(path, backlog)
     else:
@@ -377,13 +387,8 @@ def listen(
         wanted = asked[0]
     if shared:
         wanted = _Wanted(wanted.address, wanted.port, wanted.address_type, backlog=backlog, shared=True)
-    run = functools.partial(_call_on, loop)
+    run = functools.partial(_serving.call_on, loop)
     return asyncio.run_coroutine_threadsafe(_serving.listen(_child.shares, wanted, run), loop).result()
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function, *arguments)
 
 
 async def adopt(connection: socket.socket, server: asyncio.AbstractServer) -> None:

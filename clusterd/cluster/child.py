@@ -87,12 +87,14 @@ class Child:
         process: ``cluster.process``.
         shares: what it shares.
         threaded: the loop runs in a thread, beside a program that has none.
+        on_running: called with the loop when it begins to run.
     """
 
     def __init__(self, link: Link, loop: Callable[[], asyncio.AbstractEventLoop], *, managed: bool = False) -> None:
         self.link = link
         self.loop = loop
         self.threaded = False
+        self.on_running: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None
         self.shares = Shares(link)
         self.shares.on_change = self._look
         self._managed = managed
@@ -205,6 +207,7 @@ class Child:
     async def live(self, main: Coroutine[Any, Any, T] | None) -> T | None:
         """Run ``main`` until it ends, or until the channel has closed as it was meant to; without one, until then."""
         self._gone = asyncio.Event()
+        self.on_running(asyncio.get_running_loop())
         self._look()
         gone = asyncio.ensure_future(self._gone.wait())
         if main is None:

@@ -161,7 +161,7 @@ class Primary:
         if not worker.exited_after_disconnect:
             worker.exited_after_disconnect = True
             worker.process.tell(messages.disconnect())
-        self._shares().leave(worker.id)
+        self._shares().leave(worker.id, gone=False)
         self._workers.pop(worker.id, None)
 
     def kill(self, worker: Worker, signal: str | int) -> None:
@@ -181,7 +181,7 @@ class Primary:
     def _disconnected(self, worker: Worker) -> None:
         worker.exited_after_disconnect = bool(worker.exited_after_disconnect)
         worker.state = "disconnected"
-        self._shares().leave(worker.id)
+        self._shares().leave(worker.id, gone=True)
         self._gone_if_both(worker)
         worker.emit("disconnect")
         self._events.emit("disconnect", worker)
@@ -190,7 +190,7 @@ class Primary:
     def _exited(self, worker: Worker, code: int | None, signal: str | None) -> None:
         worker.exited_after_disconnect = bool(worker.exited_after_disconnect)
         worker.state = "dead"
-        self._shares().leave(worker.id)
+        self._shares().leave(worker.id, gone=True)
         self._gone_if_both(worker)
         worker.emit("exit", code, signal)
         self._events.emit("exit", worker, code, signal)

@@ -228,3 +228,9 @@ class _Shared(socket.socket):
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+
+def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Have a function called on a loop of another thread, unless that is gone."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *arguments)

@@ -25,18 +25,18 @@ def _any_of(*values: str) -> Callable[[Any], bool]:
 
 
 LATER: tuple[Later, ...] = (
-    Later("pools.NAME.script"),
     Later("pools.NAME.command"),
     Later("pools.NAME.tasks"),
-    Later("pools.NAME.args"),
-    Later("pools.NAME.interpreter"),
     Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
     Later("pools.NAME.scheduling", _any_of("least", "kernel"), '"least", "kernel"'),
     Later("pools.NAME.spares"),
-    Later("pools.NAME.ready_when", lambda value: value != "auto", 'all but "auto"'),
+    Later(
+        "pools.NAME.ready_when",
+        lambda value: value not in ("auto", "listening", "message"),
+        'all but "auto", "listening", "message"',
+    ),
     Later("pools.NAME.stop_signal"),
-    Later("pools.NAME.stop_message"),
     Later("pools.NAME.cpu_affinity"),
     Later("pools.NAME.on_message"),
     Later("pools.NAME.http.slow_request"),

@@ -24,6 +24,7 @@ from . import output
 from . import stacks as stack_files
 from .dispatch import Box, Dispatch
 from .listeners import Listeners
+from .scripts import Scripts
 from .shared import Shared
 
 #: The longest line a worker may send, and what it may leave unread, in bytes. A line of empty arrays becomes twenty
@@ -61,10 +62,13 @@ class Child:
     pidfd: int = -1
     ready: bool = False
     draining: bool = False
+    turned_ns: int = 0
 
     def row(self) -> tuple[int, ...]:
         """The scoreboard as it is now. Untrusted."""
-        return tuple(self.board.words[: rows.WORDS])
+        words = self.board.words[: rows.WORDS].tolist()
+        words[rows.Row.HEARTBEAT_NS] = self.turned_ns or words[rows.Row.HEARTBEAT_NS]
+        return tuple(words)
 
     def handed(self) -> dict[str, int]:
         """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
@@ -123,6 +127,7 @@ class Children:
         steal_after: Mapping[str, float],
     ) -> None:
         self.by_id: dict[int, Child] = {}
+        self.scripts = Scripts(loop, {})
         self.reclaimed: dict[tuple[str, str], int] = {}
         self._loop = loop
         self._listeners = listeners
@@ -256,6 +261,7 @@ class Children:
 
     def _heard(self, worker: int, received: Received) -> None:
         if not received.internal:
+            self.scripts.said(self.by_id.get(worker), received.message)
             self._on_message(worker, received.message, received.fd)
             return
         if received.fd is not None:
@@ -269,6 +275,7 @@ class Children:
         match message:
             case messages.Online():
                 self._report(e.Online(worker))
+                self.scripts.heard(child, message)
             case messages.Ready() if child is not None and not child.ready and not child.draining:
                 child.ready = True
                 for name, dispatch in self._listeners.dispatch.items():
@@ -286,7 +293,14 @@ class Children:
                     child.talk.send(messages.acknowledgement(seq))
                 self._report(e.Leaving(worker))
             case _:
-                pass  # Node ignores what it does not know, and so do we
+                self.scripts.heard(child, message)  # of others, what Node ignores so do we
+
+    def script_ready(self, worker: int) -> None:
+        """A worker of a script pool is ready, by whichever of the ways that it has to say so."""
+        child = self.by_id.get(worker)
+        if child is not None and not child.ready and not child.draining:
+            child.ready = True
+            self._report(e.Ready(worker))
 
     def ask(self, worker: int, round_: int) -> None:
         """Ask a worker for the metrics that the app computes; the answer is a report."""
@@ -312,8 +326,9 @@ class Children:
         child.draining = True
         for dispatch in self._listeners.dispatch.values():
             dispatch.remove(worker)
-        child.talk.send(messages.disconnect())
-        child.close_mail()
+        if not self.scripts.drain(child):
+            child.talk.send(messages.disconnect())
+            child.close_mail()
         if not child.ready and child.pidfd >= 0:
             # It may be importing and deaf to its channel. SIGTERM ends an import, and asks a start-up politely.
             self._signal(child, signal.SIGTERM)
@@ -363,6 +378,7 @@ class Children:
             if isinstance(dispatch, Dispatch) and name in child.inboxes:
                 child.boxes[name].outbox.close()
                 self._reclaim(child.pool, child.inboxes[name], dispatch)
+        self.scripts.ended(child)
         code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)
         self._report(e.Exited(child.id, code, number))
         del self.by_id[child.id]
@@ -372,13 +388,14 @@ class Children:
         """One at a time, each handed on before the next is taken: with no descriptor free, what is taken is lost."""
         try:
             while (got := inbox.take()) is not None:
-                self._count(pool, "dead", dispatch.reclaim([got]))
+                self.count(pool, "dead", dispatch.reclaim([got]))
         except (EOFError, OSError):
             return  # that was all
 
     def _stolen(self, worker: int) -> None:
-        self._count(self.by_id[worker].pool, "blocked", 1)
+        self.count(self.by_id[worker].pool, "blocked", 1)
 
-    def _count(self, pool: str, reason: str, count: int) -> None:
+    def count(self, pool: str, reason: str, count: int) -> None:
+        """So many connections of a pool's workers went to others."""
         if count:
             self.reclaimed[pool, reason] = self.reclaimed.get((pool, reason), 0) + count

@@ -72,7 +72,8 @@ class Executor:
                 if not self._children.kill(worker):
                     self._report(e.Exited(worker))
             case c.CloseListeners(hand_on):
-                self._listeners.close(hand_on, lambda: self._report(e.ListenersClosed()))
+                listeners, scripts = self._listeners, self._children.scripts  # then those that scripts have asked for
+                listeners.close(hand_on, lambda: scripts.close(hand_on, lambda: self._report(e.ListenersClosed())))
             case c.Exit(code, reason):
                 self._on_exit(code, reason)
 

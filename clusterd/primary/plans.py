@@ -2,13 +2,14 @@
 
 import os
 import resource
+import sys
 from collections.abc import Mapping
 from typing import Final
 
 from ..config.schema import Config, Pool
 from ..spawner.client import Plan
 from ..wire import zygote as wire
-from . import certificates
+from . import certificates, scripts
 
 #: What speaks to the primary alone. An app that inherited it would tell the service manager about the wrong process.
 PRIVATE: Final = (
@@ -56,6 +57,7 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
             pool=name,
             generation=1,
             target=pool.app,
+            program=scripts.argv(pool, sys.executable),
             interface=pool.interface,
             preload=str(pool.preload).lower(),
             primary_pid=os.getpid(),

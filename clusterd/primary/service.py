@@ -26,6 +26,7 @@ from .listeners import Listeners, Opened
 from .plans import shared
 from .pump import Pump
 from .saturation import saturation
+from .scripts import Scripts
 from .strays import Leftovers, Orphans
 
 #: Seconds from one beat of the primary's own to the next.
@@ -99,6 +100,14 @@ class Primary:
             crash_lines=config.log.crash_lines,
             steal_after={name: pool.steal_after for name, pool in config.pools.items()},
         )
+        self.children.scripts = Scripts(
+            loop,
+            config.pools,
+            on_ready=self.children.script_ready,
+            on_short=self._short,
+            on_broken=self._box_broken,
+            on_reclaimed=self.children.count,
+        )
         self._executor = Executor(
             loop,
             plans=plans,
@@ -136,6 +145,7 @@ class Primary:
             self.leftovers.close()
             for dispatch in self.listeners.dispatch.values():
                 dispatch.discard()
+            self.children.scripts.discard()
 
     # -- what eyes read ------------------------------------------------------------------------------------------
 

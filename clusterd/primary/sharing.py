@@ -106,24 +106,32 @@ class Sharing:
         self._keep = keep
         self._may_share = may_share
         self._closing = False
+        self._leaving: dict[int, list[tuple[Shared, Newconn]]] = {}
 
     # -- what workers say ----------------------------------------------------------------------------------------
 
-    def query(self, member: Member, query: QueryServer) -> None:
-        """A worker asks for a server; it gets its one answer."""
+    def query(self, member: Member, query: QueryServer) -> tuple[str, Box] | None:
+        """A worker asks for a server; it gets its one answer.
+
+        Returns:
+            The server's name for people, and how the worker is handed its connections; ``None`` if it is not.
+        """
         key = _key(query)
         try:
             server = self._join(member, query, key)
         except OSError as error:
             reply = messages.query_reply(query.seq, key, errno=-(error.errno or errno.EINVAL), data=query.data)
             member.talk.send(reply)
-            return
+            return None
         try:
             self._seat(member, query, server)
         except OSError as error:  # no descriptor is left for its mailbox
             reply = messages.query_reply(query.seq, key, errno=-(error.errno or errno.EMFILE), data=server.data)
             member.talk.send(reply)
             self._forget_if_empty(server)
+            return None
+        box = server.seats[member.id].box
+        return None if box is None or server.dispatch is None else (server.dispatch.name, box)
 
     def _join(self, member: Member, query: QueryServer, key: str) -> Shared:
         if self._closing:
@@ -173,7 +181,7 @@ class Sharing:
             talk.send(reply, theirs)
         else:
             newconn = Newconn(
-                self._loop, talk, server.key, dispatch.wake, lambda refused: self._refused(server, dispatch, refused)
+                self._loop, talk, server.key, dispatch.wake, lambda refused: self._refused(server, refused)
             )
             box = Box(member.id, newconn)
             server.seats[member.id] = _Seat(box, newconn=newconn)
@@ -201,16 +209,42 @@ class Sharing:
             self._take_back(seat.inbox, server.dispatch, worker)
             seat.box.posted.clear()
 
-    def leave(self, worker: int) -> None:
+    def leave(self, worker: int, *, gone: bool) -> None:
         """A worker is gone, or has been asked to go: it is handed nothing more, what it has not taken goes to others.
 
-        Harmless when repeated.
+        Of one that is asked to go and is the last, it stays where it is: that worker may still take it. Harmless when
+        repeated.
         """
         for server in list(self.servers.values()):
             if worker in server.seats:
-                self._unseat(server, worker, gone=True)
+                self._unseat(server, worker, gone=gone)
                 if not self._keep:
                     self._forget_if_empty(server)
+        if gone:
+            for server, newconn in self._leaving.pop(worker, ()):
+                for lost in newconn.take_back():
+                    self._refused(server, lost)
+
+    def stop(self, hand_on: bool, done: Callable[[], None]) -> None:
+        """Take no new connections; ``done`` is called when what waits has been handed on, or at once.
+
+        Workers keep their places: they are asked to end one by one.
+        """
+        self._closing = True
+        waiting = 1
+
+        def closed() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+
+        for server in self.servers.values():
+            server.opened.remove()
+            if server.dispatch is not None:
+                waiting += 1
+                server.dispatch.close(hand_on, closed)
+        closed()
 
     def close_all(self) -> None:
         """Close every server, and refuse what is asked from now on."""
@@ -230,11 +264,13 @@ class Sharing:
         dispatch.remove(worker)
         seat.box.outbox.close()
         if seat.inbox is not None:
-            self._take_back(seat.inbox, dispatch, worker)
+            if gone or dispatch.boxes:
+                self._take_back(seat.inbox, dispatch, worker)
             seat.inbox.close()
-        # What is on its way to a worker that only closes its server comes back by itself, refused.
         if seat.newconn is not None and gone:
             self._reclaim(dispatch, worker, seat.newconn.take_back())
+        elif seat.newconn is not None:  # what is on its way is accepted or comes back, unless it dies before
+            self._leaving.setdefault(worker, []).append((server, seat.newconn))
 
     def _take_back(self, inbox: mail.Inbox, dispatch: Dispatch, worker: int) -> None:
         """One at a time, each handed on before the next is taken: with no descriptor free, what is taken is lost."""
@@ -246,9 +282,9 @@ class Sharing:
         if count := dispatch.reclaim(mails):
             self._on_reclaimed(worker, count)
 
-    def _refused(self, server: Shared, dispatch: Dispatch, refused: mail.Mail) -> None:
-        if self.servers.get(server.key) is server:
-            dispatch.reclaim([refused])
+    def _refused(self, server: Shared, refused: mail.Mail) -> None:
+        if self.servers.get(server.key) is server and server.dispatch is not None:
+            server.dispatch.reclaim([refused])
         elif refused.fd is not None:
             os.close(refused.fd)  # nobody is left to have it; Node leaves its client hanging
 

@@ -24,6 +24,7 @@ from ..unix import memfile, packets, process, signals
 from ..wire import zygote as wire
 from .apps import load
 from .safety import why_unsafe
+from .sampler import Sampler
 
 _LIMITS = {"nofile": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE, "memory": resource.RLIMIT_AS}
 
@@ -61,6 +62,7 @@ class Zygote:
         self._app: Callable[[], object] = self._load_app
         self._app_fds: frozenset[int] = frozenset()
         self._pidfds: dict[int, int] = {}  # pidfd -> pid
+        self._sampler = Sampler()
 
     def run(self) -> NoReturn:
         """Load, prove, fork; see the module."""
@@ -71,18 +73,25 @@ class Zygote:
         if os.getppid() != request.primary_pid:
             _end(0)
         self._limit()
-        self._import()
+        if request.program:
+            self._say(wire.Loaded(preloaded=False))
+        else:
+            self._import()
         process.set_parent_death_signal(0)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while True:
-            for fd, _ in poll.poll():
+            patience = self._sampler.patience
+            ended = poll.poll(None if patience is None else patience * 1000)
+            if not ended:
+                self._sampler.look()
+            for fd, _ in ended:
                 if fd == self._control.fileno():
                     if not self._serve(poll):
                         self._undertake()
                 else:  # one of its workers has ended; the primary reaps it, we only forget it
                     poll.unregister(fd)
-                    del self._pidfds[fd]
+                    self._sampler.remove(self._pidfds.pop(fd))
                     os.close(fd)
 
     def _limit(self) -> None:
@@ -182,6 +191,8 @@ class Zygote:
             self._say(wire.SpawnFailed(request.worker, f"fork failed: {error.strerror or error}"))
         else:
             self._pidfds[pidfd] = pid
+            if self._load.program:
+                self._sampler.add(pid, packet.fds[1])
             poll.register(pidfd, select.POLLIN)
             self._say(wire.Spawned(request.worker, pid), pidfd)
         finally:
@@ -230,9 +241,13 @@ class Zygote:
             os._exit(status)
 
     def _be_worker(self, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
-        from ..worker import boot
-
         try:
+            if self._load.program:
+                from ..worker import executed
+
+                executed.run(self._load, request, fds)
+            from ..worker import boot
+
             boot.run(boot.Birth(self._load, request, fds, self._service_out, self._app, self._app_fds, self._doors))
         except BaseException:
             # Whatever is raised up to here would otherwise run the middle's and the zygote's clean-up in the worker.

@@ -31,6 +31,7 @@ class Load:
         undertaking: seconds after the primary's death until workers that are left are killed; ``None`` is never.
         rlimits: soft and hard limits by name (``nofile``, ``core``, ``memory``), -1 is unlimited.
         engine: what the engine is told: the HTTP options by name.
+        program: the command of workers that are programs of their own; nothing is imported for those.
         doors: by listener, how its connections come in: ``shared``, ``proxy`` and ``tls``, each true or false.
     """
 
@@ -45,6 +46,7 @@ class Load:
     rlimits: dict[str, list[int]] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)
     doors: dict[str, dict[str, bool]] = field(default_factory=dict)
+    program: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..unix import sockets
+from ..unix.mail import Inbox, drain
 from ..wire import messages
 from ..wire.mail import Letter
 from ..wire.rows import WORDS
@@ -62,7 +63,7 @@ class Door(Protocol):
 
     def open(self) -> None: ...
     def shut(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self, take_rest: bool = False) -> None: ...
 
 
 class MailDoor:
@@ -101,13 +102,17 @@ class MailDoor:
             self._ever_shut = True
             self._link.tell(messages.gate(self._grant.key, False))
 
-    def close(self) -> None:
-        """Take none any more. What lies in the box is the primary's to read back."""
+    def close(self, take_rest: bool = False) -> None:
+        """Take none any more. What lies in the box is the primary's to read back; or with ``take_rest`` ours."""
         if self._intake is not None:
             self._intake.close()
             self._intake = None
         assert self._grant.fd is not None
-        os.close(self._grant.fd)
+        inbox = Inbox(self._grant.fd)
+        for mail in drain(inbox) if take_rest else ():
+            if mail.fd is not None:
+                self._take(socket.socket(fileno=mail.fd))
+        inbox.close()
 
     def _taken(self, sock: socket.socket, letter: Letter, token: Token, door: object) -> None:
         self._take(sock)
@@ -144,7 +149,7 @@ class ChannelDoor:
         """Refuse them: Node gives them to others."""
         self._link.serve(self._grant.key, lambda fd: False)
 
-    def close(self) -> None:
+    def close(self, take_rest: bool = False) -> None:
         """Refuse them for good."""
         self._link.serve(self._grant.key, None)
 
@@ -181,7 +186,7 @@ class SocketDoor:
             self._open = False
             self._loop.remove_reader(self._sock)
 
-    def close(self) -> None:
+    def close(self, take_rest: bool = False) -> None:
         """Take none any more."""
         self.shut()
         if self._pause is not None:

@@ -5,7 +5,10 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import Final, NoReturn
+
+NOT_EXECUTED: Final = 127
+"""Exit code of a worker whose program could not be executed, as a shell has it."""
 
 
 def at_once(code: int) -> NoReturn:

@@ -6,8 +6,11 @@ import socket
 from dataclasses import dataclass
 
 from ..errors import AppError
+from ..unix.scoreboard import Board
+from ..wire import rows
 from ..wire.channel import Channel
 from ..wire.codecs import ADVANCED, JSON
+from .beat import Beat
 from .link import Link
 
 
@@ -19,11 +22,18 @@ class Inherited:
         id: its number.
         sock: its end of the channel.
         channel: the protocol's state.
+        board: the worker's row of the scoreboard, of a pool's worker.
     """
 
     id: int
     sock: socket.socket
     channel: Channel
+    board: Board | None = None
+
+    def beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Say once a second that the loop turns; to be called from it."""
+        if self.board is not None:
+            Beat(loop, self.board).start()
 
     def link(self, loop: asyncio.AbstractEventLoop) -> Link:
         """The channel, on a loop."""
@@ -69,4 +79,17 @@ def inherit() -> Inherited | None:
         raise AppError(f"NODE_UNIQUE_ID is set, but NODE_CHANNEL_FD ({number!r}) is no channel") from None
     sock.set_inheritable(False)
     channel = Channel(codec=ADVANCED if mode == ADVANCED.name else JSON)
-    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel)
+    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel, _board())
+
+
+def _board() -> Board | None:
+    number = os.environ.pop("CLUSTERD_BOARD_FD", "")
+    if not number.isdecimal():
+        return None
+    try:
+        board = Board.attach(int(number), rows.WORDS, writable=True)
+    except (OSError, ValueError):
+        return None
+    os.close(int(number))
+    board.words[rows.Row.VERSION] = rows.VERSION
+    return board

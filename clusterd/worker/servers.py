@@ -63,7 +63,6 @@ class SharedServer(asyncio.AbstractServer):
         tls: ssl.SSLContext | None = None,
         tls_patience: tuple[float | None, float | None] = (None, None),
         max_connections: int | None = None,
-        words: memoryview | None = None,
     ) -> None:
         self._loop = loop
         self._shares = shares
@@ -74,9 +73,9 @@ class SharedServer(asyncio.AbstractServer):
         self._max = max_connections
         self._sockets: set[Connection] = set()
         self._connecting: set[asyncio.Task[Any]] = set()
-        self._doors: list[Door] = [door_of(loop, shares.link, grant, self._take, words) for grant in grants]
+        self._doors: list[Door] = [door_of(loop, shares.link, grant, self._take, shares.words) for grant in grants]
         self._serving = False
-        self._closed = False
+        self._closing = self._closed = False
         self._waiters: list[asyncio.Future[None]] = []
         self._forever: asyncio.Future[None] | None = None
         self._transports: set[asyncio.BaseTransport] = set()
@@ -146,13 +145,14 @@ class SharedServer(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Take no more connections; those that are open go on."""
-        if self._closed:
+        if self._closing or self._closed:
             return
-        self._closed = True
+        self._closing = True
         self._serving = False
         for door, grant in zip(self._doors, self._grants, strict=True):
-            door.close()
+            door.close(take_rest=self._shares.closing)
             self._shares.release(grant)
+        self._closed = True
         if self._forever is not None and not self._forever.done():
             self._forever.cancel()
         self._look()
@@ -237,7 +237,7 @@ class SharedServer(asyncio.AbstractServer):
 
     def _let_in(self) -> None:
         full = self._max is not None and len(self._sockets) >= self._max
-        for door in self._doors if not self._closed else ():
+        for door in self._doors if not self._closing else ():
             if self._serving and not full:
                 door.open()
             else:

@@ -109,6 +109,7 @@ class Shares:
     Attributes:
         servers: those that are open, or still have connections.
         closing: this worker is about to end.
+        words: its row of the scoreboard, if it has one.
         on_change: called when a server has ended.
     """
 
@@ -116,6 +117,7 @@ class Shares:
         self.link = link
         self.servers: dict[Server, None] = {}
         self.closing = False
+        self.words: memoryview | None = None
         self.on_change: Callable[[], None] = lambda: None
         self._indices: dict[tuple[object, ...], set[int]] = {}
         self._next: dict[tuple[object, ...], int] = {}

@@ -12,18 +12,14 @@ ALL = {".".join(path): entry for path, entry in keys()}
 BASE = {"listeners": {"http": {"address": ":80"}}, "pools": {"web": {"app": "shop:app"}}}
 
 AWAY = {
-    "pools.NAME.script": 'script = "server.py"',
     "pools.NAME.command": 'command = ["./server"]',
     "pools.NAME.tasks": 'tasks = "shop.jobs"',
-    "pools.NAME.args": 'args = ["-v"]',
-    "pools.NAME.interpreter": 'interpreter = "node"',
     "pools.NAME.interface": 'interface = "wsgi"',
     "pools.NAME.engine": 'engine = "waitress"',
     "pools.NAME.scheduling": 'scheduling = "least"',
     "pools.NAME.spares": "spares = 1",
-    "pools.NAME.ready_when": 'ready_when = "listening"',
+    "pools.NAME.ready_when": 'ready_when = "notify"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
-    "pools.NAME.stop_message": 'stop_message = {type = "stop"}',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
     "pools.NAME.http.slow_request": 'http.slow_request = "1s"',

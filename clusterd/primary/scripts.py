@@ -1,0 +1,219 @@
+"""Pools of programs that use ``cluster`` themselves, Python's and Node's: this primary is theirs.
+
+They ask for their servers (:mod:`.sharing`, one for each pool, which outlives its workers), say when they are ready, in
+one of the ways that programs have for it, and are asked to end in one of the ways that they know.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Final, Protocol
+
+from ..config.schema import Pool
+from ..errors import PeerError
+from ..wire import messages
+from ..wire.channel import Received
+from ..wire.conversation import Conversation
+from .dispatch import Box
+from .sharing import Member, Sharing
+
+NODE_PROGRAMS: Final = (".js", ".mjs", ".cjs")
+"""Endings of programs that Node runs."""
+
+PULSE: Final = 2.0
+"""Seconds between two questions whether a Node worker's event loop turns."""
+
+NOBODY: Final = "clusterd:pulse"
+"""A key that no server has: its ``newconn`` is refused by the event loop itself, before any code of the program."""
+
+
+def is_node(pool: Pool) -> bool:
+    """Whether Node runs the pool's script."""
+    return PurePath(pool.script).suffix in NODE_PROGRAMS
+
+
+def argv(pool: Pool, python: str) -> list[str]:
+    """The command of a script pool's workers; empty for pools of another kind."""
+    if not pool.script:
+        return []
+    return [pool.interpreter or ("node" if is_node(pool) else python), pool.script, *pool.args]
+
+
+class Worker(Protocol):
+    """A worker, as far as this is concerned with it.
+
+    Attributes:
+        boxes: how it is handed connections, by listener: for the figures.
+        turned_ns: when its event loop was last seen to turn, ``CLOCK_MONOTONIC``, if it does not say so itself.
+    """
+
+    id: int
+    pool: str
+    talk: Conversation
+    boxes: dict[str, Box]
+    turned_ns: int
+
+
+class Scripts:
+    """What the primary does for script pools.
+
+    Args:
+        loop: the primary's.
+        pools: the configuration's; those without a script are none of its business.
+        on_ready: called with a worker that is ready; may be called again.
+        on_short: called with a sentence when the kernel is short of something.
+        on_broken: called with a worker that takes no mail any more.
+        on_reclaimed: called with pool, reason and number of connections that others get.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pools: Mapping[str, Pool],
+        *,
+        on_ready: Callable[[int], None] = lambda worker: None,
+        on_short: Callable[[str], None] = lambda sentence: None,
+        on_broken: Callable[[int], None] = lambda worker: None,
+        on_reclaimed: Callable[[str, str, int], None] = lambda pool, reason, count: None,
+    ) -> None:
+        self._loop = loop
+        self._pools = {name: pool for name, pool in pools.items() if pool.script}
+        self._on_ready = on_ready
+        self._on_reclaimed = on_reclaimed
+        self._asked: set[int] = set()
+        self._pulses: dict[int, asyncio.TimerHandle] = {}
+        self._sharing = {name: self._share(name, on_short, on_broken) for name in self._pools}
+
+    def _share(self, pool: str, on_short: Callable[[str], None], on_broken: Callable[[int], None]) -> Sharing:
+        return Sharing(
+            self._loop,
+            on_short,
+            on_broken,
+            keep=True,
+            may_share=_is_listening,
+            on_steal=lambda worker: self._on_reclaimed(pool, "blocked", 1),
+            on_reclaimed=lambda worker, count: self._on_reclaimed(pool, "dead", count),
+        )
+
+    # -- what workers say ----------------------------------------------------------------------------------------
+
+    def said(self, worker: Worker | None, message: object) -> None:
+        """A message of the program's own. Some of them say that it is ready: PM2's, and that of many tutorials."""
+        if worker is None or worker.pool not in self._pools:
+            return
+        how = self._pools[worker.pool].ready_when
+        is_it = message == "ready" or (isinstance(message, dict) and message.get("type") == "READY")
+        if is_it and how in ("auto", "message"):
+            self._on_ready(worker.id)
+
+    def heard(self, worker: Worker | None, message: messages.FromWorker | messages.FromPrimary | None) -> None:
+        """A message of the cluster."""
+        if worker is None or worker.pool not in self._pools:
+            return
+        pool, sharing = self._pools[worker.pool], self._sharing[worker.pool]
+        match message:
+            case messages.Online():
+                if is_node(pool):
+                    self._feel(worker)
+            case messages.QueryServer():
+                if worker.id in self._asked:  # Node's own primary would leave it without an answer
+                    worker.talk.send(messages.query_reply(message.seq, "", errno=-errno.ECANCELED))
+                    return
+                member = Member(worker.id, worker.talk, pool.scheduling != "none", pool.steal_after)
+                seat = sharing.query(member, message)
+                if seat is not None:
+                    worker.boxes[seat[0]] = seat[1]
+            case messages.Listening():
+                if pool.ready_when in ("auto", "listening"):
+                    self._on_ready(worker.id)
+            case messages.Close(key):
+                sharing.close(worker.id, key)
+            case messages.Gate(key, is_open):
+                sharing.gate(worker.id, key, is_open)
+            case _:
+                pass
+
+    # -- the end of one ------------------------------------------------------------------------------------------
+
+    def drain(self, worker: Worker) -> bool:
+        """It is handed nothing more, and is asked to end, once: a second ``disconnect`` crashes Node's workers.
+
+        Returns:
+            False, and nothing is done: it is of no script pool.
+        """
+        if worker.pool not in self._pools:
+            return False
+        self._sharing[worker.pool].leave(worker.id, gone=False)
+        if worker.id not in self._asked:
+            self._asked.add(worker.id)
+            worker.talk.send(self._pools[worker.pool].stop_message or messages.disconnect())
+        return True
+
+    def ended(self, worker: Worker) -> None:
+        """It is gone: what it had not taken goes to others."""
+        if worker.pool not in self._pools:
+            return
+        self._sharing[worker.pool].leave(worker.id, gone=True)
+        self._asked.discard(worker.id)
+        pulse = self._pulses.pop(worker.id, None)
+        if pulse is not None:
+            pulse.cancel()
+
+    # -- the end of all ------------------------------------------------------------------------------------------
+
+    def close(self, hand_on: bool, done: Callable[[], None]) -> None:
+        """Take no new connections; ``done`` is called when what waits has been handed on."""
+        waiting = len(self._sharing)
+        if not waiting:
+            done()
+            return
+
+        def closed() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+
+        for sharing in self._sharing.values():
+            sharing.stop(hand_on, closed)
+
+    def discard(self) -> None:
+        """At the very end: close all."""
+        for sharing in self._sharing.values():
+            sharing.close_all()
+        for pulse in self._pulses.values():
+            pulse.cancel()
+        self._pulses.clear()
+
+    # -- does it turn? -------------------------------------------------------------------------------------------
+
+    def _feel(self, worker: Worker) -> None:
+        """Ask a Node worker for a sign of life; the next question comes with its answer."""
+        self._pulses.pop(worker.id, None)
+        near, far = socket.socketpair()
+        far.close()
+        worker.talk.ask(messages.newconn(NOBODY), lambda answer: self._felt(worker, answer), near.detach())
+
+    def _felt(self, worker: Worker, answer: Received) -> None:
+        try:
+            reply = messages.read(answer.message)
+        except PeerError:
+            reply = None
+        if isinstance(reply, messages.Reply):
+            worker.turned_ns = time.monotonic_ns()
+        self._pulses[worker.id] = self._loop.call_later(PULSE, self._feel, worker)
+
+
+def _is_listening(fd: int) -> bool:
+    """Whether a worker may have this descriptor of ours: a listening socket, such as the service manager passes. Our
+    own control socket is one too, so only what was inherited counts: that is not close-on-exec's, and low."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+    return listening and os.get_inheritable(fd)

@@ -1,0 +1,228 @@
+"""Pools of programs that use ``cluster`` themselves: Python's, and unmodified ones of Node's."""
+
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.procfs import processes_marked, wait_for
+from tests.real.clients import fetch
+from tests.real.harness import DEADLINE, Launcher, Record, Service, kill
+
+PYTHON = """
+import asyncio, json, os
+from clusterd import cluster
+
+if cluster.is_primary:
+    raise SystemExit("this branch never runs")
+
+async def handle(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            if b"/slow" in head:
+                await asyncio.sleep(1)
+            body = json.dumps([cluster.worker.id, os.environ["NODE_APP_INSTANCE"]]).encode()
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    except asyncio.IncompleteReadError:
+        writer.close()
+
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    print("port", server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+cluster.run(main())
+"""
+
+NODE = """
+const cluster = require('cluster');
+const http = require('http');
+if (cluster.isPrimary) throw new Error('this branch never runs');
+http.createServer((request, response) => {
+  const answer = () => response.end(JSON.stringify([cluster.worker.id, process.env.NODE_APP_INSTANCE]));
+  if (request.url === '/slow') setTimeout(answer, 1000);
+  else if (request.url === '/block') { const end = Date.now() + 20000; while (Date.now() < end); }
+  else answer();
+}).listen(0, '127.0.0.1', function () { console.log('port', this.address().port); });
+"""
+
+SOURCES = {"server.py": PYTHON, "server.js": NODE}
+
+each = pytest.mark.parametrize("script", ["server.py", pytest.param("server.js", marks=pytest.mark.needs("node"))])
+
+
+def start(launcher: Launcher, script: str, source: str = "", *, ready: bool = True, **pool: Any) -> Service:
+    (launcher.folder / script).write_text(source or SOURCES[script])
+    settings = {"listeners": None, "pools": {"web": {"app": None, "script": script, "workers": 2, **pool}}}
+    service = launcher.start("", settings, ready=ready)
+    if ready:
+        service.wait_log("worker_ready", count=pool.get("workers", 2))
+    return service
+
+
+def port(service: Service) -> str:
+    """Where the script listens, by what its workers print."""
+    line = service.wait_log(lambda record: re.match(r"port \d+", said(record)))
+    return f"127.0.0.1:{said(line).split()[1]}"
+
+
+def said(record: Record) -> str:
+    return str(record.get("line") or record.get("message") or record.get("text") or record.get("raw") or "")
+
+
+@each
+def test_connections_go_in_turn_and_the_primarys_branch_never_runs(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script)
+    where = port(service)
+    answers = Counter(tuple(fetch(where, "/").json()) for _ in range(20))
+    assert answers == {(1, "0"): 10, (2, "1"): 10}
+    states = [worker["state"] for worker in service.workers()]
+    assert states == ["ready", "ready"]
+
+
+@each
+def test_a_stop_answers_what_is_under_way(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script)
+    where = port(service)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(fetch(where, "/slow").json()))
+    asking.start()
+    wait_for(
+        lambda: sum(sample.value for sample in samples(service, "clusterd_connections_total")) >= 1,
+        DEADLINE,
+        "the request",
+    )
+    assert service.stop() == 0
+    asking.join(DEADLINE)
+    assert len(answers) == 1
+    exits = service.logged("worker_exited")
+    assert [(record["code"], record["asked"]) for record in exits] == [(0, True)] * 2
+
+
+def samples(service: Service, name: str) -> list[Any]:
+    text = fetch(service.monitoring(), "/metrics").text
+    return [
+        sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == name
+    ]
+
+
+@each
+def test_the_only_worker_is_killed_and_the_port_stays(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script, workers=1)
+    where = port(service)
+    assert fetch(where, "/").json() == [1, "0"]
+    kill(service.workers()[0]["pid"])
+    assert fetch(where, "/").json() == [2, "0"]  # it waited for the next worker
+    service.wait_log("worker_ready", count=2)
+
+
+@each
+def test_what_it_uses_and_that_it_turns_is_seen(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script, workers=1)
+    fetch(port(service), "/")
+    for name in ("worker_cpu_seconds_total", "worker_resident_memory_bytes", "worker_open_fds"):
+        full = f"clusterd_{name}"
+        wait_for(lambda full=full: any(s.value > 0 for s in samples(service, full)), DEADLINE, full)  # type: ignore[misc]
+    ages = samples(service, "clusterd_worker_heartbeat_age_seconds")
+    assert [sample.labels["slot"] for sample in ages] == ["0"]
+    (taken,) = [s for s in samples(service, "clusterd_connections_total") if s.labels["slot"] == "0"]
+    assert taken.value == 1
+
+
+@pytest.mark.needs("node")
+def test_a_node_worker_that_blocks_is_seen_not_to_turn(launcher: Launcher) -> None:
+    service = start(launcher, "server.js", workers=1)
+    where = port(service)
+
+    def age() -> float:
+        return max(sample.value for sample in samples(service, "clusterd_worker_heartbeat_age_seconds"))
+
+    wait_for(lambda: samples(service, "clusterd_worker_heartbeat_age_seconds"), DEADLINE, "the first sign of life")
+    with pytest.raises(OSError, match="timed out"):
+        fetch(where, "/block", timeout=1)
+    wait_for(lambda: age() > 5, DEADLINE, "an age that no worker has which turns")
+    kill(service.workers()[0]["pid"])
+
+
+@each
+@pytest.mark.parametrize("word", ["'ready'", "{'type': 'READY'}"])
+def test_programs_say_that_they_are_ready_and_hear_that_they_are_to_end(
+    launcher: Launcher, script: str, word: str
+) -> None:
+    python = f"""
+from clusterd import cluster
+import sys
+@cluster.worker.on("message")
+def _(message, handle):
+    print("heard", message, flush=True)
+    sys.exit(7)
+cluster.worker.send({word})
+cluster.run()
+"""
+    node = f"process.on('message', (m) => {{ console.log('heard', m); process.exit(7); }}); process.send({word});"
+    service = start(
+        launcher, script, python if script.endswith(".py") else node, ready_when="message", stop_message={"t": "x"}
+    )
+    assert service.stop() == 0
+    assert [record["code"] for record in service.logged("worker_exited")] == [7, 7]
+    assert len(service.logged(lambda record: said(record).startswith("heard"))) == 2
+
+
+def test_a_program_that_cannot_be_run_is_told_with_the_way_out(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", ready=False, interpreter="/nonexistent/python", restart={"give_up_after": 1})
+    assert service.wait_exit() == 1
+    text = "\n".join(map(str, service.records))
+    assert "cannot run /nonexistent/python: No such file or directory; install it, or name it by interpreter" in text
+
+
+def test_a_port_that_is_taken_is_an_error_in_the_worker_that_asked(launcher: Launcher) -> None:
+    source = """
+import asyncio, socket
+from clusterd import cluster
+async def main():
+    taken = socket.create_server(("127.0.0.1", 0))
+    try:
+        await cluster.create_server(asyncio.Protocol, "127.0.0.1", taken.getsockname()[1])
+    except OSError as error:
+        print("refused", error.errno, flush=True)
+    await (await cluster.create_server(asyncio.Protocol, "127.0.0.1", 0)).serve_forever()
+cluster.run(main())
+"""
+    service = start(launcher, "server.py", source, workers=1)
+    service.wait_log(lambda record: said(record) == "refused 98")
+
+
+@each
+def test_arguments_and_surroundings_reach_the_program(launcher: Launcher, script: str) -> None:
+    python = """
+import os, sys
+from clusterd import cluster
+print("got", sys.argv[1:], os.environ["CLUSTERD_SLOT"], os.environ["MINE"], os.getpgid(0) == os.getpid(), flush=True)
+cluster.worker.send("ready")
+cluster.run()
+"""
+    node = """
+const {argv, env} = process;
+const shown = JSON.stringify(argv.slice(2)).replace(/"/g, "'").replace(',', ', ');
+console.log('got', shown, env.CLUSTERD_SLOT, env.MINE, 'True');
+process.send('ready');
+"""
+    service = start(
+        launcher, script, python if script.endswith(".py") else node, workers=1, args=["-v", "x"], env={"MINE": "yes"}
+    )
+    service.wait_log(lambda record: said(record) == "got ['-v', 'x'] 0 yes True")
+
+
+def test_the_death_of_the_primary_ends_the_programs(launcher: Launcher) -> None:
+    service = start(launcher, "server.py")
+    os.kill(service.pid, signal.SIGKILL)
+    service.wait_exit()
+    wait_for(lambda: not processes_marked(service.run_dir), DEADLINE, "the end of the programs")
+    launcher.services.remove(service)
+    service.destroy()
