@@ -293,10 +293,10 @@ class Children:
                     child.talk.send(messages.acknowledgement(seq))
                 self._report(e.Leaving(worker))
             case _:
-                self.scripts.heard(child, message)  # of others, what Node ignores so do we
+                self.scripts.heard(child, message)
 
     def script_ready(self, worker: int) -> None:
-        """A worker of a script pool is ready, by whichever of the ways that it has to say so."""
+        """A worker of a script pool has said in some way that it is ready."""
         child = self.by_id.get(worker)
         if child is not None and not child.ready and not child.draining:
             child.ready = True
@@ -396,6 +396,5 @@ class Children:
         self.count(self.by_id[worker].pool, "blocked", 1)
 
     def count(self, pool: str, reason: str, count: int) -> None:
-        """So many connections of a pool's workers went to others."""
-        if count:
+        if count:  # connections of a pool's workers that went to others
             self.reclaimed[pool, reason] = self.reclaimed.get((pool, reason), 0) + count

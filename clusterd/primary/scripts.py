@@ -110,7 +110,7 @@ class Scripts:
         if is_it and how in ("auto", "message"):
             self._on_ready(worker.id)
 
-    def heard(self, worker: Worker | None, message: messages.FromWorker | messages.FromPrimary | None) -> None:
+    def heard(self, worker: Worker | None, message: object) -> None:
         """A message of the cluster."""
         if worker is None or worker.pool not in self._pools:
             return
