@@ -130,7 +130,29 @@ class Connections:
                 self.state.connections.discard(protocol)
                 raise
         else:
-            self._connect(sock, protocol, PLAIN, self._loop.connect_accepted_socket(lambda: protocol, sock))
+            self._step_in(sock, protocol, self._loop.connect_accepted_socket(lambda: protocol, sock))
+
+    def _step_in(self, sock: socket.socket, protocol: Any, coming: Coroutine[Any, Any, Any]) -> None:
+        """uvloop's way in, which is a coroutine of one step: done here and now, a task would take it a turn later."""
+        try:
+            made = coming.send(None)
+        except StopIteration:
+            return
+        except BaseException:
+            self.state.connections.discard(protocol)
+            raise
+        made.add_done_callback(partial(self._stepped_in, sock, protocol, coming))
+
+    def _stepped_in(
+        self, sock: socket.socket, protocol: Any, coming: Coroutine[Any, Any, Any], made: asyncio.Future[Any]
+    ) -> None:
+        """``connection_made`` was called; what is behind the coroutine's one ``await`` is its end, or the failure."""
+        try:
+            coming.send(None)
+        except StopIteration:
+            return
+        except Exception as error:
+            self._failed(sock, protocol, PLAIN, error)
 
     def _let_arrive(self, sock: socket.socket, protocol: Any, token: Taken, door: Door) -> None:
         """A proxy's header or TLS come first."""
@@ -178,8 +200,10 @@ class Connections:
     def _connected(self, sock: socket.socket, protocol: Any, door: Door, task: asyncio.Task[Any]) -> None:
         self._connecting.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            return
+        if error is not None:
+            self._failed(sock, protocol, door, error)
+
+    def _failed(self, sock: socket.socket, protocol: Any, door: Door, error: BaseException) -> None:
         protocol.free()
         self.state.connections.discard(protocol)
         sock.close()

@@ -206,7 +206,12 @@ class Http(asyncio.Protocol):
             self.app = _telling(self.app, tls.extension(connection, self.certificate))
         early, self.early = self.early, b""
         if early:
-            self.data_received(early)
+            try:
+                self.data_received(early)
+            except BaseException:
+                # Of an exception in data_received a transport makes an end; in here it would leave the client hanging.
+                transport.abort()  # type: ignore[attr-defined]
+                raise
             if self.flow.read_paused:
                 # The transport begins to read after this, whatever it was told in the meantime.
                 self.loop.call_soon(transport.pause_reading)  # type: ignore[attr-defined]
