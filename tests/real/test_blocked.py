@@ -239,6 +239,44 @@ def ticks(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@contextmanager
+def throttled(share: float) -> Iterator[list[str]]:
+    """What goes before a command that is to have this share of one processor, and is stopped for the rest of each
+    tenth of a second: a group of its own, in whichever version of cgroups has the processor here."""
+    old, new = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    group = (old if old.is_dir() else new) / f"clusterd-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        if old.is_dir():
+            (group / "cpu.cfs_quota_us").write_text(str(int(share * 100_000)))
+        else:
+            (group / "cpu.max").write_text(f"{int(share * 100_000)} 100000")
+        yield ["sh", "-ec", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)]
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), DEADLINE, "the end of all in the group")
+        group.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can throttle a service")
+def test_in_a_group_that_is_throttled_nobody_is_robbed(run_dir: Path, tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, run_dir)
+    (launcher.folder / "app.py").write_text(app(SOURCE))
+    path = launcher.configuration({"pools": {"web": {"min_ready": 4}}}, workers=4)
+    with throttled(0.3) as through:
+        try:
+            service = launcher.run("--config", str(path), through=through).wait_ready()
+            load = Numbered(service, "/burn/0.002")
+            with load.running(16):
+                load.wait(600)
+            assert not load.lost
+            count, taken_back = len(load.times), stolen(service)
+            print(f"throttled: {taken_back} of {count} connections were taken back, {taken_back / count:.2%}")
+            assert taken_back < count / 100
+        finally:
+            launcher.finish()
+
+
 @pytest.mark.slow
 def test_on_a_machine_that_is_merely_saturated_nobody_is_robbed(launcher: Launcher) -> None:
     service = start(launcher, app(SOURCE), workers=4)

@@ -1,5 +1,7 @@
-"""Tasks that never end and clients that keep a worker busy cost no other connection. Defects of the protocol code itself:
-``tests/worker/test_protocol_faults.py``."""
+"""Tasks that never end and clients that keep a worker busy cost no other connection.
+
+Defects of the protocol code itself: ``tests/worker/test_protocol_faults.py``.
+"""
 
 import resource
 import select

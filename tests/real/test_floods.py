@@ -1,5 +1,6 @@
 """More of everything than there is room for: connections, descriptors in flight, descriptors of a worker, output."""
 
+import errno
 import os
 import resource
 import select
@@ -17,6 +18,7 @@ from tests.real.clients import split
 from tests.real.harness import DEADLINE, Launcher
 from tests.real.looking import app, ask, descriptors, fields, pids_of, start
 from tests.real.playground import complete, read_until
+from tests.real.refusing import inode_of, refusing
 
 ESTABLISHED = 1  # of enum tcp_state in <netinet/tcp.h>
 REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
@@ -238,3 +240,48 @@ def test_fifty_megabytes_of_output_neither_grow_nor_hold_up_the_primary(launcher
     assert most - memory < 16 * 1024
     assert slowest < 1.0
     assert printer in pids_of(service).values()
+
+
+@pytest.mark.parametrize("number", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.get)
+def test_a_machine_that_is_short_of_something_is_waited_for(launcher: Launcher, number: int) -> None:
+    """The primary neither spins nor dies, says it once, and goes on by itself; what waits is served then."""
+    (launcher.folder / "app.py").write_text(app(PIDS))
+    path = launcher.configuration({"pools": {"web": {"min_ready": 2}}})
+    with refusing(launcher.run_dir / "seccomp") as kernel:
+        through = kernel.arguments(launcher.run_dir / "seccomp")
+        service = launcher.run("--config", os.fspath(path), through=through).wait_ready()
+        kernel.inodes = {inode_of(service.pid, split(service.address())[1])}
+        for turn in (1, 2):
+            assert ask(service) in pids_of(service).values()
+            kernel.error = number
+            with clients(service.address(), 20) as waiting:
+                service.wait_log("short_of_resources", count=turn)
+                refused, since = kernel.refused, monotonic()
+                assert idle_for(0.5, service.pid) < 0.15
+                assert kernel.refused - refused <= (monotonic() - since) / 0.1 + 2, "it tries every 100 ms"
+                assert service.health("/livez").status == 200
+                assert len(service.logged("short_of_resources")) == turn
+                kernel.error = 0
+                assert ok(answers(waiting)) == 20
+        assert os.strerror(number) in str(service.logged("short_of_resources")[0])
+        assert not service.logged("internal_error")
+        assert service.stop() == 0
+
+
+def test_a_worker_that_accepts_by_itself_waits_for_the_machine_too(launcher: Launcher) -> None:
+    (launcher.folder / "app.py").write_text(app(PIDS))
+    path = launcher.configuration({"pools": {"web": {"min_ready": 2, "scheduling": "none"}}})
+    with refusing(launcher.run_dir / "seccomp") as kernel:
+        through = kernel.arguments(launcher.run_dir / "seccomp")
+        service = launcher.run("--config", os.fspath(path), through=through).wait_ready()
+        kernel.inodes = {inode_of(service.pid, split(service.address())[1])}
+        kernel.error = errno.ENFILE
+        with clients(service.address(), 20) as waiting:
+            service.wait_log(lambda record: "no connections are taken" in str(record))
+            pids = list(pids_of(service).values())
+            assert sum(idle_for(0.3, pid) for pid in pids) < 0.2
+            kernel.error = 0
+            assert ok(answers(waiting)) == 20
+        assert len(service.logged(lambda record: "no connections are taken" in str(record))) <= 2, "once a worker"
+        assert list(pids_of(service).values()) == pids
+        assert service.stop() == 0
