@@ -2,7 +2,9 @@
 
 Lateness alone does not say that a worker is blocked: on a busy machine, or one throttled by its control group,
 everybody is late, and mail that is moved about then only gets later (measured: p99 doubled). So mail is moved only
-while somebody is seen to work: their box is empty, and they have taken something since the late mail was posted.
+while somebody is seen to work: their box is empty, and they have taken something since the late mail was posted. And
+what is late is measured by how long mail has to wait that *is* taken: who has to wait for a processor as long as the
+others is not blocked.
 """
 
 from collections.abc import Sequence
@@ -42,8 +44,15 @@ class Probe:
     worker: int
 
 
-def steals(boxes: Sequence[BoxView], now: float) -> list[Steal | Probe]:
+PATIENCE = 3.0
+"""How many times as long as mail that is taken usually lies has mail to lie before it counts as late."""
+
+
+def steals(boxes: Sequence[BoxView], now: float, usual: float = 0.0) -> list[Steal | Probe]:
     """What is to be moved now.
+
+    Args:
+        usual: seconds that mail has lain lately that was taken then, the longest.
 
     Returns:
         At most one message for each box that is empty; a probe for an empty box where nobody's work is evidence yet,
@@ -52,12 +61,12 @@ def steals(boxes: Sequence[BoxView], now: float) -> list[Steal | Probe]:
     moves: list[Steal | Probe] = []
     free = [box for box in boxes if not box.untaken and not box.robbed]
     late = sorted(
-        (box for box in boxes if box.steal_after and box.untaken and now - box.untaken[0] >= box.steal_after),
+        (box for box in boxes if box.untaken and is_late(box, box.untaken[0], now, usual)),
         key=lambda box: box.untaken[0],
     )
     for victim in late:
         for posted in victim.untaken:
-            if now - posted < victim.steal_after or not free:
+            if not is_late(victim, posted, now, usual) or not free:
                 break
             taker = next((box for box in free if box.taken_at > posted), None)
             if taker is None:
@@ -68,3 +77,8 @@ def steals(boxes: Sequence[BoxView], now: float) -> list[Steal | Probe]:
             moves.append(Steal(victim.worker, taker.worker))
     moves += [Probe(box.worker) for box in boxes if box.robbed and not box.untaken]
     return moves
+
+
+def is_late(box: BoxView, posted: float, now: float, usual: float) -> bool:
+    """Whether mail has lain in a box for too long."""
+    return bool(box.steal_after) and now - posted >= max(box.steal_after, PATIENCE * usual)

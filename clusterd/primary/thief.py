@@ -6,10 +6,10 @@ While mail lies in any box somebody looks, every half ``steal_after``; a service
 import asyncio
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from ..core.stealing import BoxView, Probe, Steal, steals
+from ..core.stealing import BoxView, Probe, Steal, is_late, steals
 from ..unix import mail
 from ..wire import mail as letters
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The shortest time between two looks, in seconds: at a hundred a second they cost less than one connection each.
 SHORTEST = 0.005
+
+#: Seconds that it is remembered, once or twice, how long mail had to wait.
+REMEMBER = 1.0
 
 
 @functools.cache
@@ -51,6 +54,9 @@ class Thief:
         self._loop = loop
         self._dispatch = dispatch
         self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
+        self._waits = [0.0, 0.0]  # the longest that mail has lain that was taken: in this second, and in the last
+        self._waits_since = 0.0
         self._charge = _charge()  # now: later there may be no descriptor for it
 
     def arm(self) -> None:
@@ -82,11 +88,16 @@ class Thief:
         """
         now = self._loop.time()
         boxes = {box.worker: box for box in self._dispatch.boxes if box.steal_after}
+        if now - self._waits_since >= REMEMBER:
+            self._waits, self._waits_since = [0.0, self._waits[0]], now
+        self._excuse(boxes.values(), now)
+        before, self._looked_at = self._looked_at, now
         for box in boxes.values():
-            self._see(box, now)
+            self._see(box, before, now)
         views = [BoxView(b.worker, tuple(b.posted), b.taken_at, b.robbed, b.steal_after) for b in boxes.values()]
-        moves = steals(views, now)
-        late = sum(bool(view.untaken) and now - view.untaken[0] >= view.steal_after for view in views)
+        usual = max(self._waits)
+        moves = steals(views, now, usual)
+        late = sum(bool(view.untaken) and is_late(view, view.untaken[0], now, usual) for view in views)
         self.late = 0 < late < len(views)  # if all are, the machine is
         for move in moves:
             match move:
@@ -95,11 +106,31 @@ class Thief:
                 case Probe(worker):
                     self._probe(boxes[worker], now)
 
-    def _see(self, box: "Box", now: float) -> None:
-        """How much of what was posted is still there, told by what the kernel charges for it."""
+    def _excuse(self, boxes: "Collection[Box]", now: float) -> None:
+        """What kept this process from looking in time kept the workers from taking: the mail is younger by that.
+
+        A control group that is throttled stops all of them for a tenth of a second, and whoever runs first after it
+        would look like one who works among the blocked.
+        """
+        begun = min((box.posted[0] for box in boxes if box.posted), default=now)
+        pace = max(SHORTEST, min((box.steal_after for box in boxes), default=0.0) / 2)
+        late = now - max(self._looked_at, begun) - pace
+        if late > 0:
+            for box in boxes:
+                for index, posted in enumerate(box.posted):
+                    box.posted[index] = min(posted + late, now)
+
+    def _see(self, box: "Box", before: float, now: float) -> None:
+        """How much of what was posted is still there, told by what the kernel charges for it.
+
+        What has gone since ``before`` had lain at least until then: that is how long mail has to wait at present. The
+        mail of one who was robbed tells nothing about the others.
+        """
         untaken = -(-box.queued() // self._charge)
         if len(box.posted) > untaken:
             box.taken_at = now
+            if not box.robbed:
+                self._waits[0] = max(self._waits[0], before - box.posted[0])
             while len(box.posted) > untaken:
                 box.posted.popleft()
             if box.robbed and not box.posted:

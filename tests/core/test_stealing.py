@@ -51,6 +51,14 @@ def test_a_robbed_worker_is_robbed_on_of_what_it_still_has() -> None:
     assert steals([box(1, LATE, robbed=True), box(2, taken_at=99.9)], NOW) == [Steal(1, 2)]
 
 
+def test_late_is_late_for_this_machine_as_it_is_now() -> None:
+    """Mail that others take has to lie for 0.4 s: one second is no block yet, and two are."""
+    boxes = [box(1, LATE), box(2, taken_at=99.5)]
+    assert steals(boxes, NOW, usual=0.4) == []
+    assert steals(boxes, NOW + 1.0, usual=0.4) == [Steal(1, 2)]
+    assert steals(boxes, NOW, usual=0.001) == [Steal(1, 2)], "steal_after is the least"
+
+
 def test_off_is_off() -> None:
     assert steals([box(1, LATE, after=0.0), box(2, taken_at=99.9)], NOW) == []
 
@@ -69,11 +77,11 @@ boxes_seen = st.lists(
 )
 
 
-@given(boxes_seen)
-def test_whatever_is_seen_the_rule_holds(seen: list[BoxView]) -> None:
+@given(boxes_seen, st.floats(0, 2))
+def test_whatever_is_seen_the_rule_holds(seen: list[BoxView], usual: float) -> None:
     by_worker = {one.worker: one for one in seen}
     given_to: list[int] = []
-    for move in steals(seen, NOW):
+    for move in steals(seen, NOW, usual):
         if isinstance(move, Probe):
             assert not by_worker[move.worker].untaken
             given_to.append(move.worker)
@@ -81,6 +89,7 @@ def test_whatever_is_seen_the_rule_holds(seen: list[BoxView]) -> None:
         victim, taker = by_worker[move.victim], by_worker[move.taker]
         assert victim.untaken
         assert NOW - victim.untaken[0] >= victim.steal_after > 0
+        assert NOW - victim.untaken[0] >= 3 * usual
         assert not taker.untaken
         assert not taker.robbed
         assert taker.taken_at > victim.untaken[0]

@@ -123,3 +123,34 @@ def test_if_nobody_takes_mail_nobody_is_robbed() -> None:
             client.close()
 
     asyncio.run(body())
+
+
+def test_a_primary_that_was_late_itself_blames_nobody_for_that_time() -> None:
+    """Stopped with all others, or kept from its processor: nobody has looked, so nobody knows who would have taken."""
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        listener = sockets.bind_tcp("127.0.0.1", 0, 512)
+        stolen: list[int] = []
+        dispatch = Dispatch(loop, "http", listener, pytest.fail, pytest.fail)
+        dispatch.thief.on_steal = stolen.append
+        workers = [Worker(loop, number, 0.02) for number in range(2)]
+        for worker in workers:
+            dispatch.add(worker.box)
+        fd = os.open(os.devnull, os.O_RDONLY)
+        assert workers[0].box.outbox.post(letters.pack("127.0.0.1", 1, 0), fd) is mail.Posted.SENT
+        os.close(fd)
+        workers[0].box.posted.append(loop.time() - 0.4)
+        workers[1].box.taken_at = loop.time() + 1.0
+        dispatch.thief.look()
+        assert stolen == []
+        assert loop.time() - workers[0].box.posted[0] < 0.02
+        workers[1].work()
+        dispatch.thief.arm()
+        await until(lambda: stolen == [0])
+        dispatch.close(False, lambda: None)
+        dispatch.discard()
+        for worker in workers:
+            worker.close()
+
+    asyncio.run(body())
