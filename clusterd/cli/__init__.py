@@ -51,6 +51,8 @@ COMMANDS = {
     "scale": "clusterd.cli.change:scale",
     "shutdown": "clusterd.cli.change:shutdown",
     "stacks": "clusterd.cli.change:stacks",
+    "top": "clusterd.cli.inspect:top",
+    "monit": "clusterd.cli.inspect:top",
     "generate": "clusterd.cli.generate:generate",
 }
 
@@ -59,7 +61,7 @@ class Commands(click.Group):
     """A group that imports a command when somebody names it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in COMMANDS if name not in ("list", "ls")]
+        return [name for name in COMMANDS if name not in ("list", "ls", "monit")]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         place = COMMANDS.get(cmd_name)

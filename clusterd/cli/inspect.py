@@ -152,3 +152,23 @@ def health(
     well, lines = Client(socket_of(config_path, name, run_dir)).health(check, verbose=verbose)
     print(lines, end="")
     context.exit(0 if well else 1)
+
+
+@click.command()
+@which_service
+def top(config_path: str | None, name: str | None, run_dir: str | None) -> None:
+    """A live screen: curves and output of each worker, and what to do about it (the extra `top`)."""
+    from clusterd.client import Client
+    from clusterd.errors import RequestFailed
+
+    client = Client(socket_of(config_path, name, run_dir))
+    client.status()  # what is wrong is said before the screen is taken
+    try:
+        from clusterd.cli.top import Top
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "textual":
+            raise
+        raise RequestFailed("top needs textual, which is not installed: pip install 'clusterd[top]'") from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise RequestFailed("top needs a terminal; `clusterd status --watch` does without one")
+    Top(client).run()

@@ -20,6 +20,12 @@ class Reading(NamedTuple):
     at: float
     requests: int
     cpu_ns: int
+    spent_ns: int
+
+
+def spent(row: Mapping[str, int]) -> int:
+    """Nanoseconds that all of a worker's requests have taken so far."""
+    return row.get("http_request_duration_sum_ns", 0)
 
 
 class Rates:
@@ -53,7 +59,7 @@ class Rates:
             kept = before.get(worker)
             if kept is None:
                 kept = deque(maxlen=WINDOW + 1)
-            kept.append(Reading(now, responses(sample.row), sample.row.get("cpu_ns", 0)))
+            kept.append(Reading(now, responses(sample.row), sample.row.get("cpu_ns", 0), spent(sample.row)))
             self._readings[worker] = kept
 
     def of(self, worker: int) -> Rate | None:
@@ -63,4 +69,8 @@ class Rates:
             return None
         first, last = kept[0], kept[-1]
         span = last.at - first.at
-        return Rate(max(0, last.requests - first.requests) / span, max(0, last.cpu_ns - first.cpu_ns) / 1e9 / span)
+        requests = max(0, last.requests - first.requests)
+        took = max(0, last.spent_ns - first.spent_ns) / 1e9
+        return Rate(
+            requests / span, max(0, last.cpu_ns - first.cpu_ns) / 1e9 / span, took / requests if requests else None
+        )

@@ -26,10 +26,11 @@ def responses(row: Mapping[str, int]) -> int:
 
 
 class Rate(NamedTuple):
-    """Of one worker. ``requests`` a second; ``cpu``: 1.0 is one core."""
+    """Of one worker. ``requests`` a second; ``cpu``: 1.0 is one core; ``latency``: their mean, in seconds."""
 
     requests: float
     cpu: float
+    latency: float | None = None
 
 
 class Rated(Protocol):

@@ -51,6 +51,9 @@ class Worker(msgspec.Struct, frozen=True):
     cpu: Annotated[
         float | None, Meta(description="CPU, 1.0 is one core, over the last five seconds; null if unknown")
     ] = None
+    latency: Annotated[
+        float | None, Meta(description="mean seconds of a request, over the last five seconds; null if there was none")
+    ] = None
     loop_lag: Annotated[
         float | None, Meta(description="seconds that its event loop's last beat was late; null if unknown")
     ] = None
@@ -213,5 +216,6 @@ def worker_status(worker: WorkerView, view: View, sample: Sample | None, rates: 
         heartbeat_age=_span(view.now - beat / 1e9) if beat else None,
         requests_per_second=round(rate.requests, 2) if beat and rate is not None else None,
         cpu=round(rate.cpu, 4) if beat and rate is not None else None,
+        latency=round(rate.latency, 6) if beat and rate is not None and rate.latency is not None else None,
         loop_lag=round(row.get("loop_lag_ns", 0) / 1e9, 4) if beat else None,
     )

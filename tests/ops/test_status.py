@@ -21,6 +21,7 @@ V1 = {
     "Worker": {
         "id", "slot", "state", "generation", "uptime", "pid", "ready_for", "connections", "requests", "in_flight",
         "memory", "heartbeat_age", "requests_per_second", "cpu", "loop_lag",
+        "latency",
     },
 }  # fmt: skip
 """The members of the first version: programs read them, so none may go. Further ones are added here."""
