@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from clusterd import errors
-from clusterd.cli import COMMANDS, cli
+from clusterd.cli import COMMANDS, cli, pm2_table
 from clusterd.config import reference_rows
 from clusterd.ops.metrics_table import METRICS
 from clusterd.primary.doors import SIGNALS
@@ -99,7 +99,25 @@ def metrics() -> str:
     )
 
 
+def pm2(rows: Sequence[pm2_table.Same], head: str) -> str:
+    """PM2's names, ours, and what is different."""
+    return table(
+        [head, "clusterd", "what is different, or why there is none"],
+        ([", ".join(map(code, row.theirs)), row.ours if " " in row.ours else code(row.ours), row.why] for row in rows),
+    )
+
+
+def pm2_commands() -> str:
+    return pm2(pm2_table.COMMANDS, "PM2's command")
+
+
+def pm2_keys() -> str:
+    return pm2(pm2_table.KEYS, "key of an ecosystem file")
+
+
 SECTIONS = {
+    "pm2-commands": pm2_commands,
+    "pm2-keys": pm2_keys,
     "commands": commands,
     "exit-codes": exit_codes,
     "signals": signals,

@@ -47,6 +47,7 @@ COMMANDS = {
     "describe": "clusterd.cli.inspect:describe",
     "events": "clusterd.cli.follow:events",
     "health": "clusterd.cli.inspect:health",
+    "init": "clusterd.cli.init:init",
     "logs": "clusterd.cli.follow:logs",
     "scale": "clusterd.cli.change:scale",
     "shutdown": "clusterd.cli.change:shutdown",

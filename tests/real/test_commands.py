@@ -21,11 +21,11 @@ from tests.real.playground import LIVES, own_launcher, up
 
 TALKING = {
     "status": (), "list": (), "ls": (), "describe": ("web/0",), "events": ("--no-follow",), "health": (),
-    "logs": (), "scale": ("web", "+0"), "stacks": ("web/0",), "shutdown": (),
+    "logs": (), "scale": ("web", "+0"), "stacks": ("web/0",), "shutdown": (), "top": (), "monit": (),
 }  # fmt: skip
 """Commands that talk to a running service, and arguments."""
 
-LOCAL = {"run", "check", "explain", "schema", "generate"}
+LOCAL = {"run", "check", "explain", "schema", "generate", "init"}
 """Commands that talk to none."""
 
 NAMES = sorted(TALKING)
