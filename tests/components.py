@@ -14,7 +14,7 @@ import sys
 CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon": "conmon", "catatonit": "catatonit"}
 """Program to package, for containers."""
 
-SYSTEMD = {"systemd-analyze": "systemd"}
+SYSTEMD = {"systemd-analyze": "systemd", "dpkg-deb": "dpkg", "groff": "groff-base"}
 """Program to package, for the service manager."""
 
 TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy", "kubectl": "kubernetes-client"} | CONTAINERS | SYSTEMD
