@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from clusterd.core import commands as c
@@ -26,6 +26,13 @@ class Habits:
     drain_time: float | None = 0.1
     kill_time: float = 0.01
     close_time: float | None = 0.01
+    preloads: bool = True
+    stacks_time: float | None = 0.05
+    rate: int = 20  # responses of each worker in a second
+    error_share: Callable[[int], float] = field(default=lambda generation: 0.0)
+    memory: Callable[[int], int] = field(default=lambda worker: 1000)
+    beats: bool = True
+    silent: set[int] = field(default_factory=set)  # workers whose loop does not turn
 
 
 class TimedWorld(World):
@@ -43,7 +50,22 @@ class TimedWorld(World):
 
     def start(self) -> "TimedWorld":
         self.give(e.Start())
+        self.at(1.0, self._look)
         return self
+
+    def _look(self) -> None:
+        """Once a second, as the shell does."""
+        habits, vitals = self.habits, []
+        for process in self.processes.values():
+            if process.alive and process.spoken:
+                if process.worker not in habits.silent:
+                    process.beat += habits.beats
+                    process.responses += habits.rate
+                errors = int(process.responses * habits.error_share(process.generation))
+                memory = habits.memory(process.worker)
+                vitals.append(e.Vital(process.worker, process.beat, process.responses, errors, memory))
+        self.at(1.0, self._look)
+        self.give(e.Vitals(tuple(vitals)))
 
     def at(self, delay: float | None, act: Callable[[], None]) -> None:
         """Have something happen after so many seconds; ``None`` is never."""
@@ -90,14 +112,14 @@ class TimedWorld(World):
     def _follow(self, command: c.Command) -> None:
         habits = self.habits
         match command:
-            case c.StartZygote(pool):
-                zygote = self.zygotes[pool]
+            case c.StartZygote(pool, generation):
+                zygote = self.zygotes[pool, generation]
                 self.at(habits.import_time, lambda: self._import(zygote))
-            case c.StopZygote(pool):
-                stopped = self.zygotes[pool]
+            case c.StopZygote(pool, generation):
+                stopped = self.zygotes[pool, generation]
                 self.at(habits.kill_time, lambda: self._bury(stopped))
-            case c.Spawn(_, pool):
-                forker = self.zygotes[pool]
+            case c.Spawn(_, pool, _, generation):
+                forker = self.zygotes[pool, generation]
                 self.at(habits.fork_time, lambda: self._fork(forker, command))
             case c.Drain(worker):
                 drained = self.processes[worker]
@@ -106,24 +128,31 @@ class TimedWorld(World):
                 if worker not in self.unkillable:
                     killed = self.processes[worker]
                     self.at(habits.kill_time, lambda: self.end(killed, None))
+            case c.TakeStacks(worker):
+                dumped = self.processes[worker]
+                self.at(
+                    habits.stacks_time, lambda: self.stacks(dumped) if dumped.alive and dumped.stacks_owed else None
+                )
+            case c.Settle(generation):
+                self.at(habits.close_time, lambda: self.settle(generation))
             case c.CloseListeners():
                 self.at(habits.close_time, lambda: None if self.closed else self.close_listeners())
 
     def _import(self, zygote: ZygoteProcess) -> None:
         if zygote.alive and self.habits.imports:
-            self.imported(zygote)
+            self.imported(zygote, self.habits.preloads)
         elif zygote.alive:
             self.zygote_ends(zygote)
 
     def _bury(self, zygote: ZygoteProcess) -> None:
         while zygote.owed:
             self.fails_to_fork(zygote)
-        if self.zygotes.get(zygote.pool) is zygote:
+        if self.zygotes.get((zygote.pool, zygote.generation)) is zygote:
             self.zygote_gone(zygote)
 
-    def kill_zygote(self, pool: str = "web") -> None:
+    def kill_zygote(self, pool: str = "web", generation: int = 1) -> None:
         """It is killed from outside."""
-        zygote = self.zygotes[pool]
+        zygote = self.zygotes[pool, generation]
         zygote.alive = False
         self._bury(zygote)
 

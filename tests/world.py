@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 from clusterd.core import commands as c
 from clusterd.core import events as e
 from clusterd.core import facts as f
-from clusterd.core.policy import OnGiveUp, PoolPolicy, RestartPolicy, ServicePolicy, StopPolicy
+from clusterd.core.lifecycle import SPARE
+from clusterd.core.policy import (
+    OnGiveUp,
+    PoolPolicy,
+    RecyclePolicy,
+    ReloadPolicy,
+    RestartPolicy,
+    ServicePolicy,
+    StopPolicy,
+)
 from clusterd.core.supervisor import Supervisor
 
-WANTED = ("spawning", "booting", "ready")
+WANTED = ("spawning", "booting", "ready", "hung")
 """States of a worker that nobody has asked to go."""
 
 
@@ -31,10 +40,19 @@ def pool_policy(
     give_up_after: int = 5,
     on_give_up: OnGiveUp = OnGiveUp.PROBE,
     healthy_after: float = 10.0,
+    spares: int = 0,
+    heartbeat_timeout: float = 30.0,
+    max_requests: int = 0,
+    max_age: float = 0.0,
+    max_memory: int = 0,
+    surge: int = 1,
+    canary: float = 5.0,
 ) -> PoolPolicy:
     """A pool with the defaults of the configuration."""
     restart = RestartPolicy(rapid_exit, initial_delay, max_delay, give_up_after, on_give_up, healthy_after)
-    return PoolPolicy(name, workers, min_ready, start_timeout, restart)
+    recycle = RecyclePolicy(max_requests, 0.1, max_age, max_memory)
+    reload = ReloadPolicy(surge, canary)
+    return PoolPolicy(name, workers, min_ready, spares, start_timeout, heartbeat_timeout, restart, recycle, reload)
 
 
 def service_policy(
@@ -51,10 +69,15 @@ class Process:
     worker: int
     pool: str
     slot: int
+    generation: int = 1
     known: bool = True  # Ready or Leaving may be sent: it has been told to go
     alive: bool = True
     spoken: bool = False  # it serves, whether the primary has heard or not
     counted_ready: bool = False  # the primary has heard
+    admitted: bool = False
+    stacks_owed: bool = False
+    beat: int = 0
+    responses: int = 0
     drained: bool = False
     killed: bool = False
     unread: tuple[e.Event, ...] = ()  # in its channel when it died
@@ -100,12 +123,17 @@ class World:
         self.supervisor = Supervisor(policy, "world")
         self.now = 1000.0
         self.processes: dict[int, Process] = {}
-        self.zygotes: dict[str, ZygoteProcess] = {}
+        self.zygotes: dict[tuple[str, int], ZygoteProcess] = {}
         self.unkillable = unkillable
         self.closing: bool | None = None  # CloseListeners is out, and with leave to hand on
         self.closed = False
+        self.verdicts: dict[int, bool] = {}
+        self.unsettled: list[int] = []  # Settle is out
+        self.generation = 1
         self.exit: c.Exit | None = None
         self.ready = False
+        self.reloading = False
+        self.policies = {pool.name: pool for pool in policy.pools}
         self.last_spawned = 0
         self.commands: list[c.Command] = []
         self.facts: list[f.Fact] = []
@@ -115,6 +143,8 @@ class World:
     def give(self, event: e.Event) -> None:
         """Hand the core one event, do what it says, and hold it to the law."""
         assert self.exit is None, f"{event} after the end"
+        if isinstance(event, e.Reload):
+            self.policies |= {pool.name: pool for pool in event.policy.pools}
         self.commands, self.facts = self.supervisor.handle(event, self.now)
         for command in self.commands:
             assert self.exit is None, f"{command} after Exit"
@@ -126,19 +156,33 @@ class World:
     def obey(self, command: c.Command) -> None:
         match command:
             case c.StartZygote(pool, generation):
-                assert pool not in self.zygotes, "a second zygote"
-                self.zygotes[pool] = ZygoteProcess(pool, generation)
-            case c.StopZygote(pool):
-                zygote = self.zygotes[pool]
+                assert (pool, generation) not in self.zygotes, "a second zygote"
+                self.zygotes[pool, generation] = ZygoteProcess(pool, generation)
+            case c.StopZygote(pool, generation):
+                zygote = self.zygotes[pool, generation]
                 assert not zygote.stopped, "stopped twice"
                 zygote.stopped, zygote.alive = True, False
-            case c.Spawn(worker, pool):
-                zygote = self.zygotes[pool]
+            case c.Spawn(worker, pool, _, generation):
+                zygote = self.zygotes[pool, generation]
                 assert zygote.ready, "spawned from a zygote that is not ready"
                 assert not zygote.stopped, "spawned from a zygote that was told to end"
                 assert worker > self.last_spawned, "an id was used twice"
                 self.last_spawned = worker
                 zygote.owed.append(command)
+            case c.Admit(worker, slot):
+                process = self.processes[worker]
+                assert process.counted_ready, "admitted before it was ready"
+                assert not process.admitted, "admitted twice"
+                assert process.slot in (slot, SPARE), "admitted to another slot"
+                process.admitted, process.slot = True, slot
+            case c.TakeStacks(worker):
+                process = self.processes[worker]
+                assert not process.stacks_owed, "asked for its stacks twice"
+                process.stacks_owed = True
+            case c.Settle(generation, promoted):
+                assert generation not in self.verdicts, "two verdicts"
+                self.verdicts[generation] = promoted
+                self.unsettled.append(generation)
             case c.Drain(worker, within):
                 process = self.processes[worker]
                 assert not process.drained, "drained twice"
@@ -165,26 +209,49 @@ class World:
         """The invariants of a single moment, as sentences."""
         view = self.supervisor.view()
         for pool in view.pools:
-            wanted = [worker for worker in pool.workers if worker.state in WANTED]
-            slots = [worker.slot for worker in wanted]
-            assert len(wanted) <= pool.wanted, "more living unasked workers than wanted"
-            assert len(set(slots)) == len(slots), "two living unasked workers in one slot"
-            assert all(slot < pool.wanted for slot in slots), "a worker in a slot that is not wanted"
-            heard = sum(
-                p.counted_ready and not p.drained and not p.killed
-                for p in self.processes.values()
-                if p.pool == pool.name
-            )
-            assert pool.ready <= heard, "a worker is called ready that never said so"
-            if view.ready:
-                assert heard >= min(pool.min_ready, pool.wanted), "ready with too few ready workers"
+            self._check_pool(pool, view)
         for fact in self.facts:
             if isinstance(fact, f.ServiceReady | f.ServiceUnready):
                 assert isinstance(fact, f.ServiceReady) is not self.ready, "said twice"
                 self.ready = not self.ready
         assert self.ready is view.ready, "the facts and the view differ"
+        began = [fact for fact in self.facts if isinstance(fact, f.ReloadBegan)]
+        ended = [fact for fact in self.facts if isinstance(fact, f.ReloadEnded) and fact.generation is not None]
+        assert len(began) - len(ended) == (view.reload is not None) - self.reloading, "a reload without one verdict"
+        self.reloading = view.reload is not None
         exits = [fact.worker for fact in self.facts if isinstance(fact, f.WorkerExited)]
         assert exits == ([event.worker] if isinstance(event, e.Exited) else []), "not reaped exactly once"
+
+    def _check_pool(self, pool: f.PoolView, view: f.View) -> None:
+        policy = self.policies.get(pool.name)
+        assert policy is not None
+        unasked = [worker for worker in pool.workers if worker.state in WANTED]
+        placed = [worker for worker in unasked if worker.slot != SPARE]
+        assert len(unasked) - len(placed) <= policy.spares, "more spares than asked for"
+        assert all(worker.slot < pool.wanted for worker in placed), "a worker in a slot that is not wanted"
+        for role in ("holder", "successor"):
+            slots = [worker.slot for worker in placed if worker.role == role]
+            assert len(set(slots)) == len(slots), f"a slot has more than one {role}"
+        successors = [worker for worker in placed if worker.role == "successor"]
+        mixed = pool.candidate is not None or any(worker.generation != pool.generation for worker in pool.workers)
+        most = max(policy.reload.surge, pool.wanted) if mixed else policy.reload.surge
+        assert len(successors) <= most, "more processes than wanted, surge and spares"
+        heard = {
+            p.slot
+            for p in self.processes.values()
+            if p.pool == pool.name and p.counted_ready and not p.drained and not p.killed
+        } - {SPARE}
+        assert pool.ready <= len(heard), "a worker is called ready that never said so"
+        if view.ready and pool.generation:
+            assert len(heard) >= min(pool.min_ready, pool.wanted), "ready with too few ready workers"
+        ready = {worker.slot for worker in pool.workers if worker.state == "ready"}
+        for fact in self.facts:
+            if not isinstance(fact, f.WorkerDraining) or fact.pool != pool.name or view.phase != "running":
+                continue
+            process = self.processes[fact.worker]
+            replaced = fact.reason in (f.ExitReason.RELOAD, f.ExitReason.RECYCLED) and fact.slot in range(pool.wanted)
+            if replaced and process.counted_ready and process.generation <= pool.generation:
+                assert fact.slot in ready, "told to go before its successor was ready"
 
     def tick(self, late: float = 0.0) -> None:
         """Jump to the deadline, or past it."""
@@ -197,11 +264,16 @@ class World:
         return self.exit is not None
 
     def goal(self) -> bool:
-        """As many workers serve as are wanted, and the primary knows; or all has ended."""
+        """As many workers serve as are wanted, of one generation, and the primary knows; or all has ended."""
         if self.exit is not None:
             return True
         view = self.supervisor.view()
-        return view.phase == "running" and all(pool.ready == pool.wanted for pool in view.pools)
+        whole = all(
+            pool.ready == pool.wanted
+            and all(worker.generation == pool.generation for worker in pool.workers if worker.role != "leaving")
+            for pool in view.pools
+        )
+        return view.phase == "running" and view.reload is None and whole
 
     # -- what can happen -----------------------------------------------------------------------------------------
 
@@ -213,6 +285,8 @@ class World:
             yield from self._zygote_options(zygote)
         for process in list(self.processes.values()):
             yield from self._process_options(process)
+        for generation in self.unsettled:
+            yield Option(f"settled {generation}", "owed", lambda generation=generation: self.settle(generation))
         if self.closing is not None and not self.closed:
             yield Option("listeners closed", "owed", self.close_listeners)
         if self.supervisor.deadline() is not None:
@@ -245,19 +319,21 @@ class World:
         if process.worker not in self.unkillable:
             kind = "owed" if process.killed else "good" if process.drained else "bad"
             yield Option(name + "dies", kind, lambda: self.dies(process))
+            if process.stacks_owed:
+                yield Option(name + "shows its stacks", "owed", lambda: self.stacks(process))
             if not process.killed and not process.drained:
                 yield Option(name + "leaves", "bad", lambda: self.leaves(process))
                 yield Option(name + "leaves and dies", "bad", lambda: self.dies(process, e.Leaving(process.worker)))
 
     # -- its happening -------------------------------------------------------------------------------------------
 
-    def imported(self, zygote: ZygoteProcess) -> None:
+    def imported(self, zygote: ZygoteProcess, preloaded: bool = True) -> None:
         zygote.ready = True
-        self.give(e.ZygoteReady(zygote.pool, zygote.generation))
+        self.give(e.ZygoteReady(zygote.pool, zygote.generation, preloaded))
 
     def forks(self, zygote: ZygoteProcess) -> None:
         spawn = zygote.owed.pop(0)
-        self.processes[spawn.worker] = Process(spawn.worker, spawn.pool, spawn.slot)
+        self.processes[spawn.worker] = Process(spawn.worker, spawn.pool, spawn.slot, spawn.generation)
         self.give(e.Spawned(spawn.worker))
 
     def fails_to_fork(self, zygote: ZygoteProcess) -> None:
@@ -270,7 +346,7 @@ class World:
             self.zygote_gone(zygote)
 
     def zygote_gone(self, zygote: ZygoteProcess) -> None:
-        del self.zygotes[zygote.pool]
+        del self.zygotes[zygote.pool, zygote.generation]
         failed = not zygote.ready and not zygote.stopped
         kind = e.ZygoteFailed if failed else e.ZygoteGone
         self.give(kind(zygote.pool, zygote.generation, "it ended"))
@@ -307,6 +383,20 @@ class World:
             commands, facts = self.supervisor.handle(word, self.now)
             assert not commands, f"{commands} for a worker that is gone"
             assert not facts, f"{facts} about a worker that is gone"
+
+    def stacks(self, process: Process) -> None:
+        process.stacks_owed = False
+        self.give(e.StacksTaken(process.worker, "here"))
+
+    def settle(self, generation: int) -> None:
+        self.unsettled.remove(generation)
+        self.give(e.Settled(generation))
+
+    def reload(self, *pools: PoolPolicy, only: frozenset[str] | None = None) -> None:
+        """An operator asks for the next generation, of the same pools unless told otherwise."""
+        self.generation += 1
+        policy = ServicePolicy(pools or self.policy.pools, self.policy.stop)
+        self.give(e.Reload(self.generation, policy, only or frozenset(pool.name for pool in policy.pools)))
 
     def close_listeners(self) -> None:
         self.closed = True

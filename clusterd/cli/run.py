@@ -7,7 +7,7 @@ import platform
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from . import certificates
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
 from .manager import Manager
+from .reload import Reloader
 from .sight import HISTOGRAM_WORDS, Sight
 
 CONTROL_BACKLOG = 64
@@ -49,11 +50,15 @@ def run(
     app: str, config_path: str | None, workers: str | int | None, binds: Sequence[str], sets: Sequence[str]
 ) -> None:
     """Run the service in the foreground: APP, or what a configuration file says."""
+
+    def read() -> Loaded:
+        return configuration.open_config(config_path, app, workers, binds, sets)
+
     termination_log = termination.AUTO
     try:
-        loaded = configuration.open_config(config_path, app, workers, binds, sets)
+        loaded = read()
         termination_log = loaded.config.log.termination_log
-        code = Composition(loaded).run()
+        code = Composition(loaded, read).run()
     except ClusterdError as error:
         termination.leave(termination_log, termination.page(str(error)))
         raise
@@ -63,12 +68,18 @@ def run(
 class Composition:
     """One run of the primary, from a configuration to an exit code.
 
+    Args:
+        loaded: the configuration.
+        read: reads it once more, for a reload.
+
     Raises:
         HostError: something that the configuration asks for cannot be had; nothing is left behind.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, read: Callable[[], Loaded]) -> None:
         self._loaded = loaded
+        self._read = read
+        self._primary: Primary | None = None
         self._config = loaded.config
         self._nofile = process.raise_nofile_limit()
         self._bounds: list[local.Bound] = []
@@ -153,6 +164,7 @@ class Composition:
             report=lambda worker, told: _report(metrics, log, worker, told),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
+            reload=lambda: reloader.ask(),  # noqa: PLW0108  # there is none yet
         )
         primary = Primary(
             loop,
@@ -163,7 +175,8 @@ class Composition:
             f"{platform.node()}/{name}",
             eyes,
         )
-        sight.primary = primary
+        sight.primary = self._primary = primary
+        reloader = Reloader(self._loaded, self._read, primary, log, self._nofile)
         control = Control(sight, about, primary, journal, rates, partial(_audit, log))
         servers = []
         if self._control is not None:
@@ -234,6 +247,8 @@ class Composition:
         """While the sockets are open: only then is it sure that the files there are ours."""
         for one in self._opened.values():
             one.remove()
+        if self._primary is not None:
+            self._primary.listeners.remove_files()
         for bound in self._bounds:
             bound.remove()
         self._bounds.clear()

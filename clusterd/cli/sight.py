@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ..core.facts import View
 from ..ops.source import ListenerSample, Sample, Segment
-from ..primary.children import Child
+from ..primary.child import Child
 from ..primary.service import Primary
 from ..unix import cgroup
 from ..wire.rows import HISTOGRAMS, Histogram, Row

@@ -30,7 +30,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
     Later("pools.NAME.scheduling", _any_of("least", "kernel"), '"least", "kernel"'),
-    Later("pools.NAME.spares"),
     Later(
         "pools.NAME.ready_when",
         lambda value: value not in ("auto", "listening", "message"),
@@ -40,9 +39,9 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.cpu_affinity"),
     Later("pools.NAME.on_message"),
     Later("pools.NAME.http.slow_request"),
-    Later("pools.NAME.health"),
-    Later("pools.NAME.recycle"),
-    Later("pools.NAME.reload"),
+    Later("pools.NAME.health.http_path"),
+    Later("pools.NAME.health.http_interval"),
+    Later("pools.NAME.health.http_timeout"),
     Later("memory"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
 )

@@ -1,7 +1,15 @@
 """From the configuration to the numbers that the core goes by."""
 
 from clusterd.config.schema import Config, Pool
-from clusterd.core.policy import OnGiveUp, PoolPolicy, RestartPolicy, ServicePolicy, StopPolicy
+from clusterd.core.policy import (
+    OnGiveUp,
+    PoolPolicy,
+    RecyclePolicy,
+    ReloadPolicy,
+    RestartPolicy,
+    ServicePolicy,
+    StopPolicy,
+)
 
 
 def policy(config: Config, *, cpus: int) -> ServicePolicy:
@@ -31,7 +39,9 @@ def pool_policy(name: str, pool: Pool, *, cpus: int) -> PoolPolicy:
         workers=workers,
         # With "auto" the number of workers is the machine's: more than all of them can never be waited for.
         min_ready=min(pool.min_ready, workers),
+        spares=pool.spares,
         start_timeout=pool.start_timeout,
+        heartbeat_timeout=pool.health.heartbeat_timeout,
         restart=RestartPolicy(
             rapid_exit=restart.rapid_exit,
             initial_delay=restart.initial_delay,
@@ -40,4 +50,11 @@ def pool_policy(name: str, pool: Pool, *, cpus: int) -> PoolPolicy:
             on_give_up=OnGiveUp(restart.on_give_up),
             healthy_after=restart.healthy_after,
         ),
+        recycle=RecyclePolicy(
+            max_requests=pool.recycle.max_requests,
+            jitter=pool.recycle.max_requests_jitter,
+            max_age=pool.recycle.max_age,
+            max_memory=pool.recycle.max_memory,
+        ),
+        reload=ReloadPolicy(surge=pool.reload.surge, canary=pool.reload.canary),
     )

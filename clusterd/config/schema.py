@@ -180,7 +180,7 @@ class Recycle(Struct, frozen=True, kw_only=True):
 class Reload(Struct, frozen=True, kw_only=True):
     """How the next generation takes over."""
 
-    surge: Annotated[int, Key(Integer(high=1024), "Workers above the number while rolling.")] = 1
+    surge: Annotated[int, Key(Integer(low=1, high=1024), "Workers above the number while rolling.")] = 1
     canary: Annotated[
         float,
         Key(

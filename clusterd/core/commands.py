@@ -1,7 +1,7 @@
 """What the shell is to do. Each command is answered by exactly one event, whatever becomes of it.
 
-What ends once is answered once: ``Drain`` and ``Kill`` by the worker's one ``Exited``, ``StopZygote`` by the zygote's
-one ``ZygoteFailed`` or ``ZygoteGone`` (if that is on its way already, the command adds none), and a second
+What ends once is answered once: ``Admit``, ``Drain`` and ``Kill`` by the worker's one ``Exited``, ``StopZygote`` by the
+zygote's one ``ZygoteFailed`` or ``ZygoteGone`` (if that is on its way already, the command adds none), and a second
 ``CloseListeners``, which only takes away the leave to hand on, by the one ``ListenersClosed``. For a process that was
 lost the shell makes the answer up, so that no command can be waited for in vain.
 """
@@ -30,12 +30,35 @@ class StopZygote:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Answered by ``Spawned`` or ``SpawnFailed``."""
+    """Answered by ``Spawned`` or ``SpawnFailed``.
+
+    Attributes:
+        slot: the worker's place; ``SPARE`` for one that waits for a place.
+    """
 
     worker: int
     pool: str
     slot: int
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The worker is ready and has a place: hand it its share from now on. ``Exited`` answers.
+
+    Attributes:
+        slot: its place; news to one that was a spare.
+    """
+
+    worker: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeStacks:
+    """Have the worker's stacks taken, for the crash report: its event loop does not turn. ``StacksTaken`` answers."""
+
+    worker: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +78,19 @@ class Kill:
     """SIGKILL to the worker and its process group. ``Exited`` answers."""
 
     worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """A reload has its verdict: dispose of what served the other outcome only. ``Settled`` answers.
+
+    Promoted: listeners that the new generation does not have are closed, what the kernel has accepted on them so far
+    handed on to the old workers, of which each pool keeps one until the answer. Else: listeners that only the new
+    generation had are closed.
+    """
+
+    generation: int
+    promoted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +117,4 @@ class Exit:
     reason: str
 
 
-Command = StartZygote | StopZygote | Spawn | Drain | Kill | CloseListeners | Exit
+Command = StartZygote | StopZygote | Spawn | Admit | TakeStacks | Drain | Kill | Settle | CloseListeners | Exit

@@ -6,6 +6,8 @@ shell's affair. Who observed an event is unknown here.
 
 from dataclasses import dataclass
 
+from .policy import ServicePolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -119,11 +121,88 @@ class Exited:
     Attributes:
         code: the exit code, ``None`` if by a signal.
         signal: the signal's number, ``None`` if by itself.
+        oom: the kernel killed it because memory had run out.
     """
 
     worker: int
     code: int | None = None
     signal: int | None = None
+    oom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Vital:
+    """What one worker says of itself. Untrusted: a worker that lies here harms only itself.
+
+    Attributes:
+        beat: changes whenever its event loop turns its one-second beat; 0: it has none.
+        responses: begun so far.
+        errors: those of them with a status of 500 or more.
+        memory: its proportional memory in bytes (PSS), 0 if unknown.
+    """
+
+    worker: int
+    beat: int
+    responses: int = 0
+    errors: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """All workers were looked at, as they are about once a second."""
+
+    of: tuple[Vital, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StacksTaken:
+    """The stacks of a worker that hangs have been taken, or cannot be had. Answers ``TakeStacks``.
+
+    Attributes:
+        report: the stacks, for people.
+    """
+
+    worker: int
+    report: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """A worker was asked, from outside, whether it works, and does not: it is dealt with as one that hangs.
+
+    Attributes:
+        why: for people.
+    """
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """The worker is to be replaced: its successor becomes ready first, then it drains.
+
+    Attributes:
+        why: for people.
+    """
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryKill:
+    """Memory is about to run out for all, and this worker is to be given up for it."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Answers ``Settle``."""
+
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +220,68 @@ class Scale:
 
     pool: str
     by: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleTo:
+    """The pool is to have so many workers; one is the least."""
+
+    pool: str
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartPool:
+    """An operator wants a pool that was stopped, or has given up, to work again."""
+
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopPool:
+    """An operator wants all workers of a pool to drain, and none to follow."""
+
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """An operator wants workers replaced, rolling, by new ones with the same code.
+
+    Attributes:
+        worker: this one alone; ``None`` for all of the pool.
+    """
+
+    pool: str
+    worker: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """A new generation is to take over, if it proves itself. One that is being tried out is superseded.
+
+    Attributes:
+        generation: its number, above all before it.
+        policy: what the service is to be then.
+        pools: those that get the new generation; the others are left alone, but those that ``policy`` lacks go.
+    """
+
+    generation: int
+    policy: ServicePolicy
+    pools: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused:
+    """A reload was asked for and cannot even be tried: the configuration is bad, or a listener cannot be had.
+
+    Attributes:
+        reason: one sentence for people.
+        report: all of it.
+    """
+
+    reason: str
+    report: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +308,19 @@ Event = (
     | Ready
     | Leaving
     | Exited
+    | Vitals
+    | StacksTaken
+    | Unwell
+    | Recycle
+    | MemoryKill
     | ListenersClosed
+    | Settled
     | Scale
+    | ScaleTo
+    | StartPool
+    | StopPool
+    | Restart
+    | Reload
+    | ReloadRefused
     | Stop
 )

@@ -1,34 +1,12 @@
 """What is now true, for eyes only: logs, metrics, ``sd_notify``, the event stream. Nothing here steers anything.
 
-:class:`View` is the whole state at one moment.
+:class:`View`, from :mod:`.seen`, is the whole state at one moment.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class ExitReason(StrEnum):
-    """Why a worker ended, as the metrics name it."""
-
-    CRASH = "crash"
-    BOOT = "boot"
-    OOM = "oom"
-    HUNG = "hung"
-    RECYCLED = "recycled"
-    RELOAD = "reload"
-    SCALE = "scale"
-    STOP = "stop"
-    VOLUNTARY = "voluntary"
-
-
-class KillReason(StrEnum):
-    """Why a worker was killed by us."""
-
-    DRAIN_TIMEOUT = "drain_timeout"
-    START_TIMEOUT = "start_timeout"
-    STOP_NOW = "stop_now"
-    HANG = "hang"
-    MEMORY = "memory"
+from .reasons import ExitReason, KillReason, Verdict
+from .seen import PoolView, ReloadView, SlotView, View, WorkerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +77,46 @@ class WorkerBootFailed:
     slot: int
     stage: str
     report: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHung:
+    """A ready worker does not answer: its stacks are being taken, then it is killed. ``why``: one sentence."""
+
+    worker: int
+    pool: str
+    slot: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StacksReported:
+    """The stacks of a worker that hangs; they belong into its crash report."""
+
+    worker: int
+    pool: str
+    slot: int
+    report: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecycled:
+    """A worker is to be replaced, and goes when its successor is ready. ``why``: for people."""
+
+    worker: int
+    pool: str
+    slot: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpareAdmitted:
+    """A spare has taken a vacant place. ``vacant_for``: seconds since the unasked end of who had it, if that is why."""
+
+    worker: int
+    pool: str
+    slot: int
+    vacant_for: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +215,68 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolStopped:
+    """An operator stopped it."""
+
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStarted:
+    """An operator started it again."""
+
+    pool: str
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRemoved:
+    """A reload took it out of the configuration, or its addition was rolled back; all of it has ended."""
+
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadBegan:
+    """``pools``: those that get the new generation."""
+
+    generation: int
+    pools: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryBegan:
+    """The first worker of a new generation is ready. ``watched_for``: seconds for which it must stay so."""
+
+    pool: str
+    worker: int
+    generation: int
+    watched_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class RollBegan:
+    """All canaries have stayed well: the rest follows."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadEnded:
+    """A reload has its verdict.
+
+    ``generation``: what was tried, ``None`` where nothing was. ``reason``: one sentence; ``report``: what there is to
+    read, a traceback as a rule. ``took``: seconds.
+    """
+
+    generation: int | None
+    verdict: Verdict
+    reason: str
+    report: str
+    took: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceReady:
     """Every pool has its ``min_ready`` ready workers. ``first`` is true once in the primary's life."""
 
@@ -241,6 +321,10 @@ Fact = (
     | WorkerOnline
     | WorkerReady
     | WorkerBootFailed
+    | WorkerHung
+    | StacksReported
+    | WorkerRecycled
+    | SpareAdmitted
     | WorkerDraining
     | WorkerKilled
     | WorkerExited
@@ -251,6 +335,13 @@ Fact = (
     | PoolGaveUp
     | PoolRecovered
     | Scaled
+    | PoolStopped
+    | PoolStarted
+    | PoolRemoved
+    | ReloadBegan
+    | CanaryBegan
+    | RollBegan
+    | ReloadEnded
     | ServiceReady
     | ServiceUnready
     | StopBegan
@@ -258,56 +349,48 @@ Fact = (
     | Stopped
 )
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """One living worker. Times are on the core's clock; ``state`` is a name of :class:`lifecycle.State`."""
-
-    id: int
-    pool: str
-    slot: int
-    generation: int
-    state: str
-    started_at: float
-    ready_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class SlotView:
-    """One slot. ``starts`` and ``ends`` count over the primary's life; ``next_start`` is on the core's clock."""
-
-    index: int
-    worker: int | None
-    row: int
-    given_up: bool
-    next_start: float | None
-    starts: int
-    ends: int
-    last_reason: ExitReason | None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """One pool. ``zygote``: ``absent``, ``starting``, ``ready`` or ``stopping``; ``preloaded`` while it is ready."""
-
-    name: str
-    generation: int
-    wanted: int
-    ready: int
-    min_ready: int
-    given_up: bool
-    zygote: str
-    preloaded: bool | None
-    slots: tuple[SlotView, ...]
-    workers: tuple[WorkerView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The service at one moment. ``now`` is the core's clock then."""
-
-    now: float
-    phase: str
-    ready: bool
-    was_ready: bool
-    pools: tuple[PoolView, ...]
+__all__ = [
+    "CanaryBegan",
+    "ExitReason",
+    "Fact",
+    "KillReason",
+    "PhaseChanged",
+    "PoolGaveUp",
+    "PoolRecovered",
+    "PoolRemoved",
+    "PoolStarted",
+    "PoolStopped",
+    "PoolView",
+    "ReloadBegan",
+    "ReloadEnded",
+    "ReloadView",
+    "RestartScheduled",
+    "RollBegan",
+    "Scaled",
+    "ServiceReady",
+    "ServiceUnready",
+    "SlotGaveUp",
+    "SlotHealthy",
+    "SlotView",
+    "SpareAdmitted",
+    "StacksReported",
+    "StopBegan",
+    "Stopped",
+    "Verdict",
+    "View",
+    "WorkerBootFailed",
+    "WorkerDraining",
+    "WorkerExited",
+    "WorkerHung",
+    "WorkerKilled",
+    "WorkerOnline",
+    "WorkerReady",
+    "WorkerRecycled",
+    "WorkerSpawnFailed",
+    "WorkerSpawned",
+    "WorkerStarting",
+    "WorkerView",
+    "ZygoteEnded",
+    "ZygoteIsReady",
+    "ZygoteStarted",
+]

@@ -7,6 +7,7 @@ A worker is one process in one slot, or the attempt to have one. What should exi
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .events import Vital
 from .facts import ExitReason, KillReason
 
 
@@ -17,19 +18,22 @@ class State(StrEnum):
     CANCELLED = "cancelled"  # as before, but nobody wants it any more
     BOOTING = "booting"  # the process exists
     READY = "ready"  # it serves
+    HUNG = "hung"  # it does not answer: its stacks are being taken
     DRAINING = "draining"  # it takes nothing more and ends what it has
     KILLING = "killing"  # SIGKILL has been sent
     GONE = "gone"  # reaped, or never was
 
 
 class Input(StrEnum):
-    """What can happen to a worker: the first five by itself, the last three by us."""
+    """What can happen to a worker: the first six by itself, the others by us."""
 
     SPAWNED = "spawned"
     SPAWN_FAILED = "spawn_failed"
     READY = "ready"
     LEAVING = "leaving"
     EXITED = "exited"
+    HANG = "hang"
+    STACKS_TAKEN = "stacks_taken"
     DRAIN = "drain"
     KILL = "kill"
     TIMEOUT = "timeout"
@@ -40,6 +44,7 @@ class Do(StrEnum):
 
     NOTHING = "nothing"
     CANCEL = "cancel"  # there is nobody yet who could be told
+    TAKE_STACKS = "take_stacks"
     DRAIN = "drain"
     KILL = "kill"
     STOP_ZYGOTE = "stop_zygote"  # the one way to end a fork that is not answered
@@ -55,6 +60,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.SPAWNING, _D.NOTHING),
         _I.LEAVING: (_S.SPAWNING, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.SPAWNING, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.SPAWNING, _D.NOTHING),
         _I.DRAIN: (_S.CANCELLED, _D.CANCEL),
         _I.KILL: (_S.CANCELLED, _D.STOP_ZYGOTE),
         _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
@@ -65,6 +72,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.CANCELLED, _D.NOTHING),
         _I.LEAVING: (_S.CANCELLED, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.CANCELLED, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.CANCELLED, _D.NOTHING),
         _I.DRAIN: (_S.CANCELLED, _D.NOTHING),
         _I.KILL: (_S.CANCELLED, _D.STOP_ZYGOTE),
         _I.TIMEOUT: (_S.CANCELLED, _D.STOP_ZYGOTE),
@@ -75,6 +84,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.READY, _D.NOTHING),
         _I.LEAVING: (_S.DRAINING, _D.DRAIN),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.BOOTING, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.BOOTING, _D.NOTHING),
         _I.DRAIN: (_S.DRAINING, _D.DRAIN),
         _I.KILL: (_S.KILLING, _D.KILL),
         _I.TIMEOUT: (_S.KILLING, _D.KILL),
@@ -85,9 +96,23 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.READY, _D.NOTHING),
         _I.LEAVING: (_S.DRAINING, _D.DRAIN),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.HUNG, _D.TAKE_STACKS),
+        _I.STACKS_TAKEN: (_S.READY, _D.NOTHING),
         _I.DRAIN: (_S.DRAINING, _D.DRAIN),
         _I.KILL: (_S.KILLING, _D.KILL),
         _I.TIMEOUT: (_S.READY, _D.NOTHING),
+    },
+    _S.HUNG: {
+        _I.SPAWNED: (_S.HUNG, _D.NOTHING),
+        _I.SPAWN_FAILED: (_S.HUNG, _D.NOTHING),
+        _I.READY: (_S.HUNG, _D.NOTHING),
+        _I.LEAVING: (_S.HUNG, _D.NOTHING),
+        _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.HUNG, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.KILLING, _D.KILL),
+        _I.DRAIN: (_S.KILLING, _D.KILL),
+        _I.KILL: (_S.KILLING, _D.KILL),
+        _I.TIMEOUT: (_S.KILLING, _D.KILL),
     },
     _S.DRAINING: {
         _I.SPAWNED: (_S.DRAINING, _D.NOTHING),
@@ -95,6 +120,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.DRAINING, _D.NOTHING),
         _I.LEAVING: (_S.DRAINING, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.DRAINING, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.DRAINING, _D.NOTHING),
         _I.DRAIN: (_S.DRAINING, _D.NOTHING),
         _I.KILL: (_S.KILLING, _D.KILL),
         _I.TIMEOUT: (_S.KILLING, _D.KILL),
@@ -105,6 +132,8 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
         _I.READY: (_S.KILLING, _D.NOTHING),
         _I.LEAVING: (_S.KILLING, _D.NOTHING),
         _I.EXITED: (_S.GONE, _D.NOTHING),
+        _I.HANG: (_S.KILLING, _D.NOTHING),
+        _I.STACKS_TAKEN: (_S.KILLING, _D.NOTHING),
         _I.DRAIN: (_S.KILLING, _D.NOTHING),
         _I.KILL: (_S.KILLING, _D.NOTHING),
         _I.TIMEOUT: (_S.KILLING, _D.ABANDON),
@@ -116,7 +145,10 @@ TRANSITIONS: dict[State, dict[Input, tuple[State, Do]]] = {
 UNBORN = frozenset({_S.SPAWNING, _S.CANCELLED})
 
 #: Here there is one.
-LIVING = frozenset({_S.BOOTING, _S.READY, _S.DRAINING, _S.KILLING})
+LIVING = frozenset({_S.BOOTING, _S.READY, _S.HUNG, _S.DRAINING, _S.KILLING})
+
+#: The slot of a worker that has none yet: it waits to take the place of one that ends.
+SPARE = -1
 
 
 @dataclass(slots=True)
@@ -130,6 +162,9 @@ class Worker:
         killed: why we killed it, where we did.
         counted: its end has been counted in its slot's row already.
         abandoned: SIGKILL did not end it.
+        recycle: why it is to be replaced, for people; ``None`` if it is not.
+        report: why it could not become ready, in its own words.
+        vital: what it last said of itself; ``silent``: for how many seconds it had not turned by then.
     """
 
     id: int
@@ -147,19 +182,27 @@ class Worker:
     killed: KillReason | None = None
     counted: bool = False
     abandoned: bool = False
+    recycle: str | None = None
+    report: str = ""
+    vital: Vital | None = None
+    silent: float = 0.0
 
     def step(self, what: Input) -> Do:
         """Go where :data:`TRANSITIONS` leads; returns what is to be done."""
         self.state, do = TRANSITIONS[self.state][what]
         return do
 
-    def exit_reason(self, code: int | None) -> ExitReason:
-        """Why it ended, given the exit code (``None``: by a signal).
+    def exit_reason(self, code: int | None, oom: bool = False) -> ExitReason:
+        """Why it ended, given the exit code (``None``: by a signal), and whether memory had run out.
 
         A channel that closes is not yet a will to leave: it also closes when a process dies.
         """
         if self.asked is not None:
             return self.asked
+        if oom or self.killed is KillReason.MEMORY:
+            return ExitReason.OOM
+        if self.killed is KillReason.HANG:
+            return ExitReason.HUNG
         if self.ready_at is None:
             return ExitReason.BOOT
         overstayed = self.left and self.killed is not None

@@ -35,6 +35,36 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class RecyclePolicy:
+    """When a worker that works is replaced; 0 is never.
+
+    Attributes:
+        max_requests: after so many responses …
+        jitter: … and up to this share of them more, a different one for each worker.
+        max_age: ready for so many seconds, less up to a tenth, so that workers of one age do not go together.
+        max_memory: its proportional memory exceeds so many bytes.
+    """
+
+    max_requests: int
+    jitter: float
+    max_age: float
+    max_memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadPolicy:
+    """How the next generation takes over.
+
+    Attributes:
+        surge: workers above the wanted number while one replaces another, 1 or more.
+        canary: seconds that the first new worker must stay ready, under real load, before others follow.
+    """
+
+    surge: int
+    canary: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPolicy:
     """What one pool should be.
 
@@ -42,15 +72,23 @@ class PoolPolicy:
         name: the pool's name.
         workers: how many workers are wanted, 1 or more.
         min_ready: how many of them must be ready for the service to be ready.
+        spares: how many more are kept ready to take the place of one that ends.
         start_timeout: seconds from the command to start a worker, or its zygote, to ready; 0 is unbounded.
+        heartbeat_timeout: seconds of silence after which a ready worker hangs; 0 is never.
         restart: see :class:`RestartPolicy`.
+        recycle: see :class:`RecyclePolicy`.
+        reload: see :class:`ReloadPolicy`.
     """
 
     name: str
     workers: int
     min_ready: int
+    spares: int
     start_timeout: float
+    heartbeat_timeout: float
     restart: RestartPolicy
+    recycle: RecyclePolicy
+    reload: ReloadPolicy
 
 
 @dataclass(frozen=True, slots=True)

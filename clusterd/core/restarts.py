@@ -2,13 +2,14 @@
 
 An end lengthens its slot's row, and the row the delay, unless the worker had been healthy. Rapid ends in a row make a
 slot give up. From then on one worker at a time tries for all such slots of the pool, every ``max_delay``: the cause is
-taken to be shared, and so is its removal.
+taken to be shared, and so is its removal. The successors of healthy workers start at once, but not all in step: a pool
+has a budget of as many such starts as it has slots in every ``initial_delay``.
 """
 
 from .facts import Fact, PoolGaveUp, PoolRecovered, RestartScheduled, SlotGaveUp, SlotHealthy
-from .lifecycle import State, Worker
+from .lifecycle import SPARE, State, Worker
 from .policy import OnGiveUp, RestartPolicy, backoff
-from .pool import Pool, Slot
+from .pool import Pool, Role, Slot
 
 
 def steady_after(policy: RestartPolicy) -> float:
@@ -33,16 +34,35 @@ def count(pool: Pool, slot: Slot, ready_for: float | None, now: float) -> list[F
             pool.probe_at = now + policy.max_delay
         slot.given_up, slot.next_start = True, now
         return [SlotGaveUp(pool.name, slot.index, slot.rapid)]
-    delay = backoff(policy, slot.row, pool.seed, pool.name, slot.index)
-    slot.next_start = now + delay
-    return [RestartScheduled(pool.name, slot.index, delay, slot.row, slot.next_start)]
+    slot.next_start = now + backoff(policy, slot.row, pool.seed, pool.name, slot.index)
+    if slot.next_start == now:
+        slot.next_start = max(now, pool.paced)
+        pool.paced = slot.next_start + policy.initial_delay / pool.wanted if pool.wanted else now
+    return [RestartScheduled(pool.name, slot.index, slot.next_start - now, slot.row, slot.next_start)]
+
+
+def count_successor(pool: Pool, slot: Slot, now: float) -> list[Fact]:
+    """Who was to replace the slot's holder ended. The holder goes on; the next attempt is made later each time."""
+    slot.tries += 1
+    delay = backoff(pool.policy.restart, slot.tries, pool.seed, pool.name, slot.index, "successor")
+    slot.next_try = now + delay
+    return [RestartScheduled(pool.name, slot.index, delay, slot.tries, slot.next_try)]
+
+
+def count_spare(pool: Pool, ready_for: float | None, now: float) -> list[Fact]:
+    """A spare ended; ``ready_for`` as in :func:`count`."""
+    policy = pool.policy.restart
+    pool.spare_row = 0 if ready_for is not None and ready_for >= policy.healthy_after else pool.spare_row + 1
+    delay = backoff(policy, pool.spare_row, pool.seed, pool.name, "spare")
+    pool.spare_start = now + delay
+    return [RestartScheduled(pool.name, SPARE, delay, pool.spare_row, pool.spare_start)]
 
 
 def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
     """Has the pool as a whole given up, and must the service end for it? Then the second value says why."""
     given_up = all(slot.given_up and slot.worker is None for slot in pool.wanted_slots)
-    if pool.gave_up or not pool.wanted or not given_up:
-        return [], None
+    if pool.gave_up or not pool.wanted or not given_up or pool.candidate is not None or not pool.generation:
+        return [], None  # of a pool that is being reloaded the verdict decides first
     policy = pool.policy.restart
     pool.gave_up = True
     pool.halted = not pool.ever_ready or policy.on_give_up is not OnGiveUp.PROBE
@@ -58,7 +78,7 @@ def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
 
 def credit_at(pool: Pool, worker: Worker) -> float | None:
     """When a worker will have been ready long enough for :func:`credit`; ``None`` if there is nothing to undo."""
-    if worker.state is not State.READY or worker.ready_at is None:
+    if worker.state is not State.READY or worker.ready_at is None or pool.role(worker) is not Role.HOLDER:
         return None
     if _doubted(pool, worker):
         return worker.ready_at + steady_after(pool.policy.restart)

@@ -1,17 +1,28 @@
 """The supervisor: ``handle(event, now) -> (commands, facts)`` and ``deadline() -> float | None``.
 
-It carries events to the edge rules (:mod:`.workers`, :mod:`.zygotes`, :mod:`.shutdown`), and after each brings the
-whole to rest by the level rules (:mod:`.restarts`, :mod:`.converge`).
+It carries events to the edge rules (:mod:`.workers`, :mod:`.zygotes`, :mod:`.reload`, :mod:`.shutdown`), and after each
+brings the whole to rest by the level rules (:mod:`.restarts`, :mod:`.converge`, and :mod:`.reload` again).
 """
 
 from . import commands as c
 from . import events as e
 from . import facts as f
 from . import restarts, zygotes
-from .converge import DrainWorkerStep, StartWorkerStep, StartZygoteStep, Step, StopZygoteStep, converge, next_wake
+from .converge import (
+    AdmitSpareStep,
+    DrainWorkerStep,
+    StartWorkerStep,
+    StartZygoteStep,
+    Step,
+    StopZygoteStep,
+    SucceedStep,
+    converge,
+    next_wake,
+)
 from .moment import Moment
 from .policy import ServicePolicy
 from .pool import Pool, ZygoteState
+from .reload import Reloads
 from .shutdown import Phase, Shutdown
 from .views import view_pool
 from .workers import Workers
@@ -30,12 +41,12 @@ class Supervisor:
     """
 
     def __init__(self, policy: ServicePolicy, seed: str = "") -> None:
-        self.policy = policy
         self._pools = {pool.name: Pool(pool, seed) for pool in policy.pools}
         for pool in self._pools.values():
             pool.resize(pool.policy.workers)
         self._shutdown = Shutdown(policy.stop)
-        self._workers = Workers(self._pools, self._shutdown)
+        self._reloads = Reloads(self._pools, self._shutdown, seed)
+        self._workers = Workers(self._pools, self._shutdown, self._reloads)
         self._moment = Moment(float("-inf"))
         self._started = False
         self._ready = False
@@ -65,9 +76,11 @@ class Supervisor:
         """When ``handle(Tick(), …)`` is due if nothing happens before; ``None`` if never."""
         if self._shutdown.phase is Phase.ENDED or not self._started:
             return None
-        times = [self._shutdown.until, *self._workers.deadlines()]
+        now = self._moment.now
+        times = [self._shutdown.until, *self._workers.deadlines(), *self._reloads.deadlines(now)]
         for pool in self._pools.values():
-            times += [pool.zygote.until, next_wake(pool, self._moment.now)]
+            times += [zygote.until for zygote in pool.zygotes.values()]
+            times.append(next_wake(pool, self._workers.table, now))
         return min((time for time in times if time is not None), default=None)
 
     def view(self) -> f.View:
@@ -79,6 +92,7 @@ class Supervisor:
             ready=self._ready,
             was_ready=self._was_ready,
             pools=tuple(view_pool(pool, workers, now) for pool in self._pools.values()),
+            reload=self._reloads.view(),
         )
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -93,8 +107,16 @@ class Supervisor:
                 self._zygote_event(event, moment)
             case e.ListenersClosed():
                 self._shutdown.closed = self._shutdown.handing_on is not None
-            case e.Scale():
-                self._scale(event, moment)
+            case e.Settled():
+                self._reloads.settled(event)
+            case e.Vitals():
+                self._workers.look(event, moment)
+            case e.Scale() | e.ScaleTo() | e.StartPool() | e.StopPool() | e.Restart():
+                self._order(event, moment)
+            case e.Reload():
+                self._reloads.begin(event, moment)
+            case e.ReloadRefused():
+                self._reloads.refused(event, moment)
             case e.Stop():
                 self._started = True  # before Start it is both: the shell's listeners are to be closed as always
                 self._shutdown.ask(event.now, self._serving(), moment)
@@ -103,18 +125,60 @@ class Supervisor:
 
     def _zygote_event(self, event: e.ZygoteReady | e.ZygoteFailed | e.ZygoteGone, moment: Moment) -> None:
         pool = self._pools.get(event.pool)
-        if pool is None or event.generation != pool.generation:
+        zygote = None if pool is None else pool.zygotes.get(event.generation)
+        if pool is None or zygote is None:
             return
         if isinstance(event, e.ZygoteReady):
-            zygotes.ready(pool, event.preloaded, moment)
-        else:
-            zygotes.ended(pool, event.report, moment)
-
-    def _scale(self, event: e.Scale, moment: Moment) -> None:
-        pool = self._pools.get(event.pool)
-        if pool is None or self._shutdown.phase is not Phase.RUNNING:
+            zygotes.ready(pool, zygote, event.preloaded, moment)
             return
-        was, wanted = pool.wanted, max(1, pool.wanted + event.by)
+        tried_out = pool.tries_out(zygote.generation)
+        report = zygotes.ended(pool, zygote, event.report, moment)
+        if tried_out:
+            told = isinstance(event, e.ZygoteFailed) and not zygote.overdue
+            reason = "the new code could not be imported" if told else "the new code's zygote ended"
+            if zygote.overdue:
+                reason = "the new code was not imported in time"
+            self._reloads.failed(pool, reason, report or "", moment)
+
+    def _order(self, order: e.Scale | e.ScaleTo | e.StartPool | e.StopPool | e.Restart, moment: Moment) -> None:
+        """An operator's order about one pool."""
+        pool = self._pools.get(order.pool)
+        if pool is None or self._shutdown.phase is not Phase.RUNNING or pool.leaving:
+            return
+        match order:
+            case e.Scale(_, by):
+                self._scale(pool, pool.wanted + by, moment)
+            case e.ScaleTo(_, wanted):
+                self._scale(pool, wanted, moment)
+            case e.StopPool() if pool.stopped is None:
+                pool.stopped = pool.wanted
+                pool.resize(0)
+                moment.facts.append(f.PoolStopped(pool.name))
+            case e.StartPool():
+                self._start_pool(pool, moment)
+            case e.Restart(_, worker):
+                own = [one for one in self._workers.table.values() if one.pool == pool.name]
+                for one in own:
+                    if worker in (None, one.id):
+                        self._workers.recycle(one, "restart", moment)
+
+    def _start_pool(self, pool: Pool, moment: Moment) -> None:
+        """Again after it was stopped, or anew after it has given up."""
+        if pool.stopped is None and not pool.gave_up:
+            return
+        wanted, pool.stopped = pool.stopped or pool.wanted, None
+        pool.gave_up = pool.halted = False
+        pool.probe_at = float("-inf")
+        for slot in pool.slots:
+            slot.renew()
+        pool.zygote.row, pool.zygote.next_start = 0, float("-inf")
+        pool.resize(wanted)
+        moment.facts.append(f.PoolStarted(pool.name, wanted))
+
+    def _scale(self, pool: Pool, to: int, moment: Moment) -> None:
+        was, wanted = pool.wanted, max(1, to)
+        if pool.stopped is not None:
+            pool.stopped = None  # whoever asks for workers wants it to work
         if wanted != was:
             pool.resize(wanted)
             moment.facts.append(f.Scaled(pool.name, wanted, was))
@@ -129,6 +193,7 @@ class Supervisor:
         late, least = now - due, now + LATE
         self._workers.postpone(late, least)
         self._shutdown.postpone(late, least)
+        self._reloads.postpone(late, least)
         for pool in self._pools.values():
             zygotes.postpone(pool, late, least)
 
@@ -149,34 +214,43 @@ class Supervisor:
             if failure is not None:
                 self._shutdown.fail(failure, self._serving(), moment)
         self._shutdown.proceed(self._serving(), self._hopeless(), moment)
+        running = self._shutdown.phase is Phase.RUNNING
+        if not running:
+            self._reloads.stopped(moment)
         if self._shutdown.phase is Phase.ENDING:
             self._workers.kill_all(moment)
-        for pool in self._pools.values():
+        self._reloads.proceed(self._workers.table, moment)
+        for pool in list(self._pools.values()):
             if not self._shutdown.workers_wanted:
                 pool.resize(0)
-            for step in converge(pool, moment.now):
-                self._take(pool, step, moment)
+            while steps := converge(pool, self._workers.table, moment.now, replacing=running):
+                for step in steps:
+                    self._take(pool, step, moment)
         self._judge_readiness(moment)
         if not self._shutdown.workers_wanted:
             self._finish(moment)
 
     def _take(self, pool: Pool, step: Step, moment: Moment) -> None:
         match step:
-            case StartZygoteStep():
-                zygotes.start(pool, moment)
-            case StopZygoteStep():
-                zygotes.stop(pool, moment)
-            case StartWorkerStep(slot, probe):
-                self._workers.spawn(pool, slot, probe, moment)
-            case DrainWorkerStep(worker):
+            case StartZygoteStep(generation):
+                zygotes.start(pool, pool.zygote_of(generation), moment)
+            case StopZygoteStep(generation):
+                zygotes.stop(pool, pool.zygote_of(generation), moment)
+            case StartWorkerStep():
+                self._workers.spawn(pool, step, moment)
+            case AdmitSpareStep(worker, slot):
+                self._workers.admit(pool, worker, slot, moment)
+            case SucceedStep(slot, reason):
+                self._workers.succeed(slot, reason, moment)
+            case DrainWorkerStep(worker, reason):
                 running = self._shutdown.phase is Phase.RUNNING
-                self._workers.drain(worker, f.ExitReason.SCALE if running else f.ExitReason.STOP, moment)
+                self._workers.drain(worker, reason if running else f.ExitReason.STOP, moment)
 
     def _judge_readiness(self, moment: Moment) -> None:
         lacking = tuple(
             pool.name
             for pool in self._pools.values()
-            if pool.ready_count(self._workers.table) < min(pool.policy.min_ready, pool.wanted)
+            if pool.generation and pool.ready_count(self._workers.table) < min(pool.policy.min_ready, pool.wanted)
         )
         stopping = self._shutdown.phase is not Phase.RUNNING
         ready = not lacking and not stopping
@@ -192,9 +266,10 @@ class Supervisor:
         left = self._workers.table.values()
         if any(not worker.abandoned for worker in left):
             return
-        for pool in self._pools.values():
-            zygotes.stop(pool, moment)
-        absent = all(pool.zygote.state is ZygoteState.ABSENT for pool in self._pools.values())
+        of_all = [(pool, zygote) for pool in self._pools.values() for zygote in pool.zygotes.values()]
+        for pool, zygote in of_all:
+            zygotes.stop(pool, zygote, moment)
+        absent = all(zygote.state is ZygoteState.ABSENT for _, zygote in of_all)
         if absent and self._shutdown.closed:
             self._shutdown.phase = Phase.ENDED
             code, reason = self._shutdown.code, self._shutdown.reason

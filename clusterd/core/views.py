@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from .facts import PoolView, SlotView, WorkerView
 from .lifecycle import Worker
-from .pool import Pool, Slot, ZygoteState
+from .pool import Pool, Role, Slot, ZygoteState
+
+_ROLES = {Role.HOLDER: "holder", Role.SUCCESSOR: "successor", Role.SPARE: "spare", Role.NONE: "leaving"}
 
 
 def view_pool(pool: Pool, workers: Mapping[int, Worker], now: float) -> PoolView:
@@ -24,8 +26,14 @@ def view_pool(pool: Pool, workers: Mapping[int, Worker], now: float) -> PoolView
             _view_slot(pool, slot, now) for slot in pool.slots if slot.index < pool.wanted or slot.index in held
         ),
         workers=tuple(
-            WorkerView(w.id, w.pool, w.slot, w.generation, w.state.value, w.started_at, w.ready_at) for w in own
+            WorkerView(
+                w.id, w.pool, w.slot, w.generation, w.state.value, w.started_at, w.ready_at, _ROLES[pool.role(w)]
+            )
+            for w in own
         ),
+        candidate=None if pool.candidate is None else pool.candidate.generation,
+        stopped=pool.stopped is not None,
+        spares=len(pool.spares),
     )
 
 

@@ -15,7 +15,7 @@ KILLED = {
     KillReason.DRAIN_TIMEOUT: "it had not finished within the drain timeout",
     KillReason.START_TIMEOUT: "it was not ready within start_timeout",
     KillReason.STOP_NOW: "the service was told to stop at once",
-    KillReason.HANG: "its event loop did not turn within heartbeat_timeout",
+    KillReason.HANG: "it did not answer",
     KillReason.MEMORY: "it held too much memory",
 }
 """Why clusterd kills, in words."""
@@ -84,13 +84,18 @@ def _how(code: int | None, number: int | None) -> str:
 
 
 def worker_report(
-    fact: WorkerExited, source: Source | None, failed: WorkerBootFailed | None, killed: KillReason | None
+    fact: WorkerExited,
+    source: Source | None,
+    failed: WorkerBootFailed | None,
+    killed: KillReason | None,
+    stacks: str = "",
 ) -> CrashReport:
     """The report for a worker that ended unasked.
 
     Args:
         failed: what it said of its failed boot, if it did.
         killed: why clusterd killed it, if it did.
+        stacks: what it was doing when it did not answer, if that could be had.
     """
     sample = None if source is None else source.samples().get(fact.worker)
     row = sample.row if sample is not None else {}
@@ -125,7 +130,7 @@ def worker_report(
     return CrashReport(
         cause=", ".join(parts),
         fields=fields,
-        report=failed.report if failed is not None else "",
+        report=failed.report if failed is not None else stacks,
         last_output=[] if source is None else [line[:MAX_LINE] for line in source.crash_lines(fact.worker)],
     )
 

@@ -125,6 +125,7 @@ class Log:
         self._threshold = LEVELS[level]
         self._failed: dict[int, f.WorkerBootFailed] = {}
         self._killed: dict[int, f.KillReason] = {}
+        self._stacks: dict[int, str] = {}
         colours = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         render = {"json": json_renderer, "logfmt": logfmt_renderer}.get(self.format) or partial(
             console_renderer, colours
@@ -175,10 +176,13 @@ class Log:
                 self._failed[fact.worker] = fact
             case f.WorkerKilled():
                 self._killed[fact.worker] = fact.reason
+            case f.StacksReported():
+                self._stacks[fact.worker] = fact.report
             case f.WorkerExited():
                 failed, killed = self._failed.pop(fact.worker, None), self._killed.pop(fact.worker, None)
+                stacks = self._stacks.pop(fact.worker, "")
                 if not fact.asked:
-                    self._crash(worker_report(fact, self.source, failed, killed))
+                    self._crash(worker_report(fact, self.source, failed, killed, stacks))
             case f.ZygoteEnded():
                 self._crash(zygote_report(fact))
 

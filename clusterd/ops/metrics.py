@@ -106,6 +106,10 @@ class Metrics:
                 self._tally.begin(fact.worker, fact.pool, fact.slot, self._clock())
             case f.WorkerSpawned():
                 self._starts[fact.pool] += 1
+            case f.SpareAdmitted():
+                self._tally.move(fact.worker, fact.slot)
+                if fact.vacant_for is not None:
+                    self._observe("worker_replacement_duration_seconds", fact.pool, fact.vacant_for)
             case f.WorkerSpawnFailed():
                 self._tally.end(fact.worker)
             case f.WorkerReady():

@@ -22,6 +22,10 @@ RECORDS: dict[type, tuple[Level, str]] = {
     f.WorkerOnline: ("debug", "worker_online"),
     f.WorkerReady: ("info", "worker_ready"),
     f.WorkerBootFailed: ("error", "worker_boot_failed"),
+    f.WorkerHung: ("error", "worker_hung"),
+    f.StacksReported: ("error", "worker_stacks"),
+    f.WorkerRecycled: ("info", "worker_recycled"),
+    f.SpareAdmitted: ("info", "spare_admitted"),
     f.WorkerDraining: ("info", "worker_draining"),
     f.WorkerKilled: ("warning", "worker_killed"),
     f.WorkerExited: (lambda fact: "info" if fact.asked else "error", "worker_exited"),
@@ -32,6 +36,13 @@ RECORDS: dict[type, tuple[Level, str]] = {
     f.PoolGaveUp: ("critical", "pool_gave_up"),
     f.PoolRecovered: ("info", "pool_recovered"),
     f.Scaled: ("info", "scaled"),
+    f.PoolStopped: ("info", "pool_stopped"),
+    f.PoolStarted: ("info", "pool_started"),
+    f.PoolRemoved: ("info", "pool_removed"),
+    f.ReloadBegan: ("info", "reload_began"),
+    f.CanaryBegan: ("info", "reload_canary"),
+    f.RollBegan: ("info", "reload_rolls"),
+    f.ReloadEnded: (lambda fact: "info" if fact.verdict is f.Verdict.PROMOTED else "error", "reload_ended"),
     f.ServiceReady: ("info", "service_ready"),
     f.ServiceUnready: (lambda fact: "warning" if fact.lacking else "info", "service_unready"),
     f.StopBegan: ("info", "stop_began"),
@@ -40,7 +51,7 @@ RECORDS: dict[type, tuple[Level, str]] = {
 }
 """Fact to its level (or how to choose it) and its event name. A zygote that was never ready is ``zygote_failed``."""
 
-REPORTED_ELSEWHERE = {f.ZygoteEnded: "report", f.WorkerBootFailed: "report"}
+REPORTED_ELSEWHERE = {f.ZygoteEnded: "report", f.WorkerBootFailed: "report", f.StacksReported: "report"}
 """Fields that the crash report carries, so that a traceback stands in the log once."""
 
 

@@ -81,6 +81,12 @@ class Tally:
         self.living.setdefault(worker, Life(pool, slot, now))
         self.counts.setdefault((pool, slot), Counter())
 
+    def move(self, worker: int, slot: int) -> None:
+        """A spare has got a place: what it counts from now on is that place's."""
+        if (life := self.living.get(worker)) is not None:
+            life.slot = slot
+            self.counts.setdefault((life.pool, slot), Counter())
+
     def end(self, worker: int) -> None:
         """A worker has ended. Unknown workers change nothing."""
         self.living.pop(worker, None)

@@ -6,8 +6,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from ..core import events as e
@@ -16,14 +15,15 @@ from ..errors import PeerError
 from ..spawner.client import Parts
 from ..unix import mail, pidfd, scoreboard
 from ..unix.stream import FdStream
-from ..wire import messages, reports, rows, series
+from ..wire import messages, reports, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
 from . import output
 from . import stacks as stack_files
+from .child import Child
 from .dispatch import Box, Dispatch
-from .listeners import Listeners
+from .editions import Edition
 from .scripts import Scripts
 from .shared import Shared
 
@@ -40,67 +40,11 @@ READ_SIZE = 4 * 1024
 HANG_UP = 0.2
 
 
-@dataclass(slots=True)
-class Child:
-    """One worker's process, as the primary holds it. Descriptors are closed by ``release``."""
-
-    id: int
-    pool: str
-    slot: int
-    generation: int
-    talk: Conversation
-    stream: FdStream
-    board: scoreboard.Board
-    boxes: dict[str, Box]
-    inboxes: dict[str, mail.Inbox]
-    last_lines: deque[str]
-    stacks: stack_files.Stacks
-    values: series.Reader
-    shared: tuple[str, ...] = ()
-    outputs: list[output.Output] = field(default_factory=list)
-    pid: int = 0
-    pidfd: int = -1
-    ready: bool = False
-    draining: bool = False
-    turned_ns: int = 0
-
-    def row(self) -> tuple[int, ...]:
-        """The scoreboard as it is now. Untrusted."""
-        words = self.board.words[: rows.WORDS].tolist()
-        words[rows.Row.HEARTBEAT_NS] = self.turned_ns or words[rows.Row.HEARTBEAT_NS]
-        return tuple(words)
-
-    def handed(self) -> dict[str, int]:
-        """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
-        accepted = {name: self.board.words[rows.ACCEPTED + number] for number, name in enumerate(self.shared)}
-        return accepted | {name: box.handed for name, box in self.boxes.items()}
-
-    def close_mail(self) -> None:
-        """No more mail: what is in the boxes can still be taken."""
-        for box in self.boxes.values():
-            box.outbox.close()
-
-    def release(self) -> None:
-        """Close everything that is left. Harmless when repeated."""
-        self.talk.close()
-        self.close_mail()
-        for inbox in self.inboxes.values():
-            inbox.close()
-        for reader in self.outputs:
-            reader.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-        self.stacks.close()
-        self.board.close()
-
-
 class Children:
     """Makes the parts of new workers, hears what they say, learns of their end.
 
     Args:
         loop: the primary's loop.
-        listeners: where they get their connections from.
         report: takes events for the core.
         on_line: called with pool, slot, worker, stream and text of every line of output.
         on_message: called with worker, message and descriptor of every message of the app's; the descriptor is the
@@ -109,13 +53,11 @@ class Children:
         on_broken: called with worker and sentence when a worker breaks the rules; it is killed then.
         capture: whether output is captured.
         crash_lines: how many of its last lines are kept.
-        steal_after: by pool, seconds after which mail that a worker has not taken may go to others; 0 is never.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        listeners: Listeners,
         report: Callable[[e.Event], None],
         *,
         on_line: Callable[[str, int | None, int | None, str, str], None],
@@ -124,13 +66,11 @@ class Children:
         on_broken: Callable[[int, str], None],
         capture: bool,
         crash_lines: int,
-        steal_after: Mapping[str, float],
     ) -> None:
         self.by_id: dict[int, Child] = {}
         self.scripts = Scripts(loop, {})
         self.reclaimed: dict[tuple[str, str], int] = {}
         self._loop = loop
-        self._listeners = listeners
         self._report = report
         self._on_line = on_line
         self._on_message = on_message
@@ -138,15 +78,11 @@ class Children:
         self._on_broken = on_broken
         self._capture = capture
         self._crash_lines = crash_lines
-        self._steal_after = steal_after
-        for dispatch in listeners.dispatch.values():
-            if isinstance(dispatch, Dispatch):
-                dispatch.thief.on_steal = self._stolen
         self._seq = itertools.count()  # Node counts its messages per process
 
     # -- birth ---------------------------------------------------------------------------------------------------
 
-    def prepare(self, command: Spawn, names: Sequence[str]) -> Parts:
+    def prepare(self, command: Spawn, edition: Edition) -> Parts:
         """Make channel, scoreboard, output and mailboxes of a worker to be.
 
         Raises:
@@ -174,15 +110,16 @@ class Children:
                 theirs += [writing, kept]
                 pipes.append((reading, stream))
             boxes, inboxes = {}, {}
-            for name in names:
-                dispatch = self._listeners.dispatch[name]
+            queues = {name: one.queue for name, one in edition.listeners.items()}
+            for name, dispatch in queues.items():
                 if isinstance(dispatch, Shared):
                     theirs.append(dispatch.lend())
                     continue
                 writing, reading = mail.pair()
                 outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
                 ours += [outbox.close, inbox.close]
-                box = Box(command.worker, outbox, inbox, self._steal_after[command.pool])
+                box = Box(command.worker, outbox, inbox, edition.steal_after)
+                dispatch.thief.on_steal = self._stolen
                 boxes[name], inboxes[name] = box, inbox
                 theirs.append(os.dup(reading))
         except BaseException:
@@ -191,11 +128,11 @@ class Children:
             for fd in theirs:
                 os.close(fd)
             raise
-        child = self._child(command, near, board, boxes, inboxes, last_lines, stacks)
-        child.shared = tuple(name for name in names if name not in boxes)
+        child = self._child(command, near, board, boxes, inboxes, last_lines, stacks, queues)
+        child.shared = tuple(name for name in queues if name not in boxes)
         for reading, stream in pipes:
             child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines))
-        addresses = [[name, *self._listeners.socknames[name]] for name in names]
+        addresses = [[name, *one.sockname] for name, one in edition.listeners.items()]
         return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses), tuple(theirs))
 
     def _child(
@@ -207,6 +144,7 @@ class Children:
         inboxes: dict[str, mail.Inbox],
         last_lines: deque[str],
         stacks: stack_files.Stacks,
+        queues: dict[str, Dispatch | Shared],
     ) -> Child:
         worker = command.worker
         talk = Conversation(
@@ -231,6 +169,7 @@ class Children:
             last_lines,
             stacks,
             series.Reader(board.bytes),
+            queues,
         )
         self.by_id[worker] = child
         return child
@@ -278,11 +217,6 @@ class Children:
                 self.scripts.heard(child, message)
             case messages.Ready() if child is not None and not child.ready and not child.draining:
                 child.ready = True
-                for name, dispatch in self._listeners.dispatch.items():
-                    if isinstance(dispatch, Dispatch) and name in child.boxes:
-                        dispatch.add(child.boxes[name])
-                    elif isinstance(dispatch, Shared) and name in child.shared:
-                        dispatch.add(worker)
                 self._report(e.Ready(worker))
             case messages.Failed(stage, report):
                 self._report(e.BootFailed(worker, stage, report))
@@ -320,18 +254,34 @@ class Children:
         self._on_broken(worker, why)
         self.kill(worker)
 
+    def admit(self, worker: int, slot: int) -> None:
+        """Hand it its share from now on. A spare is told the place that it has got."""
+        child = self.by_id[worker]
+        if child.slot != slot:
+            child.slot = slot
+            child.talk.send(messages.admit(slot))
+        for name, queue in child.queues.items():
+            if isinstance(queue, Shared):
+                queue.add(worker)
+            else:
+                queue.add(child.boxes[name])
+
     def drain(self, worker: int) -> None:
         """Hand it nothing more, and ask it to end."""
         child = self.by_id[worker]
         child.draining = True
-        for dispatch in self._listeners.dispatch.values():
-            dispatch.remove(worker)
+        for queue in child.queues.values():
+            queue.remove(worker)
         if not self.scripts.drain(child):
             child.talk.send(messages.disconnect())
             child.close_mail()
         if not child.ready and child.pidfd >= 0:
             # It may be importing and deaf to its channel. SIGTERM ends an import, and asks a start-up politely.
             self._signal(child, signal.SIGTERM)
+
+    def vitals(self) -> e.Vitals:
+        """What all that are ready say of themselves. Untrusted."""
+        return e.Vitals(tuple(child.vital() for child in self.by_id.values() if child.ready and not child.draining))
 
     def kill(self, worker: int) -> bool:
         """SIGKILL to it and its process group; false if it is not known or not born."""
@@ -373,11 +323,11 @@ class Children:
         child.stream.read_now()  # why it failed, perhaps
         for reader in child.outputs:
             reader.finish()
-        for name, dispatch in self._listeners.dispatch.items():
-            dispatch.remove(child.id)
-            if isinstance(dispatch, Dispatch) and name in child.inboxes:
+        for name, queue in child.queues.items():
+            queue.remove(child.id)
+            if isinstance(queue, Dispatch):
                 child.boxes[name].outbox.close()
-                self._reclaim(child.pool, child.inboxes[name], dispatch)
+                self._reclaim(child.pool, child.inboxes[name], queue)
         self.scripts.ended(child)
         code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)
         self._report(e.Exited(child.id, code, number))

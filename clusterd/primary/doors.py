@@ -21,7 +21,7 @@ SIGNALS: dict[signal.Signals, Door] = {
     signal.SIGTERM: Door("drain and end; a second one: now", e.Stop()),
     signal.SIGINT: Door("drain and end; a second one: now", e.Stop()),
     signal.SIGQUIT: Door("end now, without a drain", e.Stop(now=True)),
-    signal.SIGHUP: Door("reload (not in this version: a warning)", None),
+    signal.SIGHUP: Door("read the configuration again and reload", None),
     signal.SIGUSR1: Door("log the status", None),
     signal.SIGUSR2: Door("upgrade in place (not in this version: a warning)", None),
     signal.SIGTTIN: Door("one worker more in the first pool", None),

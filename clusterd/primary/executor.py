@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from ..core import commands as c
 from ..core import events as e
-from ..spawner.client import Parts, Plan, ZygoteClient
+from ..spawner.client import Parts, ZygoteClient
 from .children import Children
+from .editions import Editions
 from .listeners import Listeners
 
 
@@ -16,14 +17,14 @@ class Executor:
 
     Args:
         loop: the primary's loop.
-        plans: how the zygote of each pool is started.
-        pool_listeners: the names of each pool's listeners.
+        editions: what zygotes and workers of each pool and generation are made with.
         children: the workers' processes.
         listeners: the listening sockets.
         report: takes events for the core.
-        zygote_output: gives the descriptors that a pool's zygote prints to.
+        zygote_output: gives the descriptors that the zygote of a pool and generation prints to.
         zygote_words: gives the last lines that it has printed, when it has ended.
         on_warning: called with pool and sentence.
+        on_settle: called with a generation, whether it was promoted, and what to call when that is done.
         on_exit: called with code and reason by the last command.
     """
 
@@ -31,25 +32,25 @@ class Executor:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        plans: Mapping[str, Plan],
-        pool_listeners: Mapping[str, tuple[str, ...]],
+        editions: Editions,
         children: Children,
         listeners: Listeners,
         report: Callable[[e.Event], None],
-        zygote_output: Callable[[str], tuple[int, int]],
-        zygote_words: Callable[[str], list[str]],
+        zygote_output: Callable[[str, int], tuple[int, int]],
+        zygote_words: Callable[[str, int], list[str]],
         on_warning: Callable[[str, str], None],
+        on_settle: Callable[[int, bool, Callable[[], None]], None],
         on_exit: Callable[[int, str], None],
     ) -> None:
         self._loop = loop
-        self._plans = plans
-        self._pool_listeners = pool_listeners
+        self._editions = editions
         self._children = children
         self._listeners = listeners
         self._report = report
         self._zygote_output = zygote_output
         self._zygote_words = zygote_words
         self._on_warning = on_warning
+        self._on_settle = on_settle
         self._on_exit = on_exit
         self._zygotes: dict[tuple[str, int], ZygoteClient] = {}
         self._names: dict[ZygoteClient, tuple[str, int]] = {}
@@ -63,6 +64,14 @@ class Executor:
                 self._stop_zygote(pool, generation)
             case c.Spawn():
                 self._spawn(command)
+            case c.Admit(worker, slot):
+                if worker in self._children.by_id:
+                    self._children.admit(worker, slot)
+            case c.TakeStacks(worker):
+                if not self._children.stacks(worker, lambda text: self._report(e.StacksTaken(worker, text))):
+                    self._report(e.StacksTaken(worker))
+            case c.Settle(generation, promoted):
+                self._on_settle(generation, promoted, lambda: self._report(e.Settled(generation)))
             case c.Drain(worker):
                 if worker in self._children.by_id:
                     self._children.drain(worker)
@@ -87,8 +96,8 @@ class Executor:
         return {client.pid for client in self._zygotes.values()}
 
     def _start_zygote(self, pool: str, generation: int) -> None:
-        plan = self._plans[pool]
-        client = ZygoteClient(self._loop, plan, self, lambda: self._zygote_output(pool))
+        plan = self._editions[pool, generation].plan
+        client = ZygoteClient(self._loop, plan, self, lambda: self._zygote_output(pool, generation))
         self._zygotes[pool, generation] = client
         self._names[client] = (pool, generation)
         client.start()
@@ -105,7 +114,7 @@ class Executor:
             return
 
         def prepare() -> Parts:
-            return self._children.prepare(command, self._pool_listeners[command.pool])
+            return self._children.prepare(command, self._editions[command.pool, command.generation])
 
         client.spawn(command.worker, prepare)
 
@@ -120,15 +129,15 @@ class Executor:
 
     def zygote_failed(self, client: ZygoteClient, report: str) -> None:
         pool, generation = self._forget(client)
-        self._report(e.ZygoteFailed(pool, generation, self._in_its_own_words(client, pool, report)))
+        self._report(e.ZygoteFailed(pool, generation, self._in_its_own_words(client, report, pool, generation)))
 
     def zygote_gone(self, client: ZygoteClient, report: str) -> None:
         pool, generation = self._forget(client)
-        self._report(e.ZygoteGone(pool, generation, self._in_its_own_words(client, pool, report)))
+        self._report(e.ZygoteGone(pool, generation, self._in_its_own_words(client, report, pool, generation)))
 
-    def _in_its_own_words(self, client: ZygoteClient, pool: str, report: str) -> str:
+    def _in_its_own_words(self, client: ZygoteClient, report: str, pool: str, generation: int) -> str:
         """A zygote that died without a report has perhaps printed why."""
-        words = self._zygote_words(pool)
+        words = self._zygote_words(pool, generation)
         return report if client.told or not words else "\n".join([f"{report}; its last output:", *words])
 
     def _forget(self, client: ZygoteClient) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Which listening sockets there are: bound or inherited before anything else, closed together at the end.
+"""Which listening sockets there are: bound or inherited before anything else, exchanged by reloads, closed at the end.
 
 One :class:`Dispatch` a listener: the connections of one that several pools name go in turn to all ready workers of all
 of these pools, as if they were one; of a pool with several listeners each worker is in the rotation of each.
@@ -6,11 +6,12 @@ of these pools, as if they were one; of a pool with several listeners each worke
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ..config.schema import Listener
+from ..errors import HostError
 from ..unix import activation, local, sockets
 from . import passed
 from .dispatch import Dispatch
@@ -107,8 +108,28 @@ def _sockname(sock: socket.socket) -> tuple[str, int]:
     return (name[0], name[1]) if isinstance(name, tuple) else (passed.path(name), -1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """One listening socket that is served, or is about to be.
+
+    Attributes:
+        declared: its configuration, ``None`` if it has none.
+        queue: who hands its connections on, or lets workers accept them.
+    """
+
+    opened: Opened
+    queue: Dispatch | Shared
+    declared: Listener | None
+    address: str
+    sockname: tuple[str, int]
+
+
 class Listeners:
-    """The dispatchers of all listeners, by name; in their place, of the ``shared``, those who let workers accept."""
+    """The listening sockets, by name; of the ``shared`` the workers accept by themselves.
+
+    A reload may bring others: they are opened by :meth:`extend`, and by :meth:`settle` either they or those that they
+    replace are closed.
+    """
 
     def __init__(
         self,
@@ -117,16 +138,102 @@ class Listeners:
         on_short: Callable[[str], None],
         on_broken: Callable[[int], None],
         shared: Collection[str] = (),
+        declared: Mapping[str, Listener] | None = None,
     ) -> None:
-        self._opened = opened
-        self.dispatch: dict[str, Dispatch | Shared] = {
-            name: Shared(loop, name, one.sock, inherited=one.inherited)
-            if name in shared
-            else Dispatch(loop, name, one.sock, on_short, on_broken, inherited=one.inherited)
-            for name, one in opened.items()
+        self._loop = loop
+        self._on_short = on_short
+        self._on_broken = on_broken
+        declared = declared or {}
+        self.standing = {
+            name: self._stand(name, one, name in shared, declared.get(name)) for name, one in opened.items()
         }
-        self.addresses = {name: show(one.sock.getsockname()) for name, one in opened.items()}
-        self.socknames = {name: _sockname(one.sock) for name, one in opened.items()}
+        self._tried: dict[int, dict[str, Standing]] = {}  # by generation
+        self._leaving: set[Standing] = set()
+
+    def _stand(self, name: str, one: Opened, shared: bool, declared: Listener | None) -> Standing:
+        queue: Dispatch | Shared
+        if shared:
+            queue = Shared(self._loop, name, one.sock, inherited=one.inherited)
+        else:
+            queue = Dispatch(self._loop, name, one.sock, self._on_short, self._on_broken, inherited=one.inherited)
+        return Standing(one, queue, declared, show(one.sock.getsockname()), _sockname(one.sock))
+
+    @property
+    def dispatch(self) -> dict[str, Dispatch | Shared]:
+        """Who hands on the connections of each."""
+        return {name: one.queue for name, one in self.standing.items()}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each listens, for people."""
+        return {name: one.address for name, one in self.standing.items()}
+
+    @property
+    def socknames(self) -> dict[str, tuple[str, int]]:
+        """Host and port of each; of a unix socket its path and -1."""
+        return {name: one.sockname for name, one in self.standing.items()}
+
+    # -- reloads -------------------------------------------------------------------------------------------------
+
+    def extend(self, generation: int, declared: Mapping[str, Listener], shared: Collection[str]) -> dict[str, Standing]:
+        """The listeners of a generation that is to be tried out: those that there are already, and new ones.
+
+        A socket is the same one if its address is, whatever its name. Nobody accepts from a new one before a worker of
+        its generation is there.
+
+        Raises:
+            HostError: one of them cannot be had; the new ones are closed again.
+        """
+        known = {one for tried in self._tried.values() for one in tried.values()} | {*self.standing.values()}
+        found: dict[str, Standing] = {}
+        with ExitStack() as if_it_fails:
+            for name, listener in declared.items():
+                same = next((one for one in known if self._same(name, listener, one)), None)
+                if same is None:
+                    (one,) = open_all({name: listener}, activation.Activation()).values()
+                    if_it_fails.callback(one.close)
+                    found[name] = self._stand(name, one, name in shared, listener)
+                    continue
+                if (name in shared) is not isinstance(same.queue, Shared):
+                    raise HostError(
+                        f"listener {name}: a socket that is in use cannot change to or from scheduling none;"
+                        " restart the service, or give it another address"
+                    )
+                if (
+                    same.declared is not None
+                    and same.declared.backlog != listener.backlog
+                    and not same.opened.inherited
+                ):
+                    same.opened.sock.listen(listener.backlog)  # it may be said again (listen(2))
+                found[name] = Standing(same.opened, same.queue, listener, same.address, same.sockname)
+            if_it_fails.pop_all()
+        self._tried[generation] = found
+        return found
+
+    def _same(self, name: str, listener: Listener, one: Standing) -> bool:
+        declared = one.declared
+        if declared is None or declared.address != listener.address:
+            return False
+        chosen_by_kernel = listener.address.kind == "tcp" and listener.address.port == 0
+        return not chosen_by_kernel or one.queue.name == name
+
+    def settle(self, generation: int, promoted: bool, done: Callable[[], None]) -> None:
+        """The generation has its verdict: close what served the other outcome only; ``done`` is called when that is.
+
+        Connections that wait in a queue that is closed are handed on to workers that still have it.
+        """
+        tried = self._tried.pop(generation, {})
+        before = self.standing
+        if promoted:
+            self.standing = tried
+        kept = {
+            id(one.queue) for one in [*self.standing.values(), *(o for t in self._tried.values() for o in t.values())]
+        }
+        rest = {id(one.queue): one for one in [*before.values(), *tried.values()] if id(one.queue) not in kept}
+        self._leaving |= {*rest.values()}
+        self._close([*rest.values()], True, done)
+
+    # -- the end -------------------------------------------------------------------------------------------------
 
     def close(self, hand_on: bool, done: Callable[[], None]) -> None:
         """Close all of them, see :meth:`Dispatch.close`; ``done`` is called once when the last one has closed.
@@ -134,17 +241,40 @@ class Listeners:
         A unix socket's file goes first: whoever comes from now on is refused by the path, and what is in the queue is
         accepted before the socket is closed.
         """
-        for one in self._opened.values():
-            one.remove()
-        waiting = set(self.dispatch)
+        tried = [one for tried in self._tried.values() for one in tried.values()]
+        for one in self._leaving:  # these have somebody who waits for them already: they are to hurry
+            if not hand_on:
+                one.queue.close(False, lambda: None)
+        self._close([*{id(one.queue): one for one in [*self.standing.values(), *tried]}.values()], hand_on, done)
+
+    def _close(self, standing: Sequence[Standing], hand_on: bool, done: Callable[[], None]) -> None:
+        waiting = {id(one.queue) for one in standing}
         if not waiting:
             done()
             return
 
-        def closed(name: str) -> None:
-            waiting.discard(name)
+        def closed(one: Standing) -> None:
+            self._leaving.discard(one)
+            waiting.discard(id(one.queue))
             if not waiting:
                 done()
 
-        for name, dispatch in self.dispatch.items():
-            dispatch.close(hand_on, lambda name=name: closed(name))  # type: ignore[misc]
+        for one in standing:
+            one.opened.remove()
+            one.queue.close(hand_on, lambda one=one: closed(one))  # type: ignore[misc]
+
+    def hurry(self) -> None:
+        """Those that a reload has left behind have had their time."""
+        for one in [*self._leaving]:
+            one.queue.close(False, lambda: None)
+
+    def remove_files(self) -> None:
+        """Take away the files that we made."""
+        for one in [*self.standing.values(), *(one for tried in self._tried.values() for one in tried.values())]:
+            one.opened.remove()
+
+    def discard(self) -> None:
+        """At the very end: close what was accepted and could be handed to nobody."""
+        tried = [one for tried in self._tried.values() for one in tried.values()]
+        for one in [*self.standing.values(), *tried, *self._leaving]:
+            one.queue.discard()

@@ -34,7 +34,7 @@ def shared(config: Config) -> set[str]:
     return {name for pool in config.pools.values() if pool.scheduling == "none" for name in pool.listeners}
 
 
-def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofile: int) -> Plan:
+def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofile: int, generation: int = 1) -> Plan:
     """The plan of one pool's zygotes.
 
     Args:
@@ -43,6 +43,7 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
         config: the whole.
         environ: the primary's own environment.
         nofile: the soft limit of descriptors before the primary raised its own, which the pool gets back.
+        generation: of its workers.
 
     Raises:
         HostError: a certificate or key cannot be read. The files are read now, for all workers of this plan.
@@ -55,7 +56,7 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
         load=wire.Load(
             service=config.clusterd.name,
             pool=name,
-            generation=1,
+            generation=generation,
             target=pool.app,
             program=scripts.argv(pool, sys.executable),
             interface=pool.interface,

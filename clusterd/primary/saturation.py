@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..wire.rows import Row
-from .children import Child
+from .child import Child
 
 LATE_NS = 100_000_000
 """Nanoseconds by which a worker's event loop is late when it counts as full."""

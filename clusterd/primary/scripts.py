@@ -81,18 +81,29 @@ class Scripts:
         on_reclaimed: Callable[[str, str, int], None] = lambda pool, reason, count: None,
     ) -> None:
         self._loop = loop
-        self._pools = {name: pool for name, pool in pools.items() if pool.script}
+        self._pools: dict[str, Pool] = {}
+        self._sharing: dict[str, Sharing] = {}
         self._on_ready = on_ready
+        self._on_short = on_short
+        self._on_broken = on_broken
         self._on_reclaimed = on_reclaimed
         self._asked: set[int] = set()
         self._pulses: dict[int, asyncio.TimerHandle] = {}
-        self._sharing = {name: self._share(name, on_short, on_broken) for name in self._pools}
+        self.adopt(pools)
 
-    def _share(self, pool: str, on_short: Callable[[str], None], on_broken: Callable[[int], None]) -> Sharing:
+    def adopt(self, pools: Mapping[str, Pool]) -> None:
+        """What the configuration says now, or may come to say: also of pools that a reload adds."""
+        for name, pool in pools.items():
+            if pool.script:
+                self._pools[name] = pool
+                if name not in self._sharing:
+                    self._sharing[name] = self._share(name)
+
+    def _share(self, pool: str) -> Sharing:
         return Sharing(
             self._loop,
-            on_short,
-            on_broken,
+            self._on_short,
+            self._on_broken,
             keep=True,
             may_share=_is_listening,
             on_steal=lambda worker: self._on_reclaimed(pool, "blocked", 1),

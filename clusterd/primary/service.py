@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config.schema import Config
-from ..core.events import Event, Scale, Start
+from ..config.schema import Config, Pool
+from ..core.events import Event, Reload, ReloadRefused, Scale, Start
 from ..core.facts import Fact, View
 from ..core.policy import ServicePolicy
 from ..core.supervisor import Supervisor
@@ -21,8 +21,9 @@ from ..unix import process, sockets
 from ..wire.reports import Collected, SlowRequest
 from . import doors, output
 from .children import Children
+from .editions import Edition, Editions
 from .executor import Executor
-from .listeners import Listeners, Opened
+from .listeners import Listeners, Opened, Standing
 from .plans import shared
 from .pump import Pump
 from .saturation import saturation
@@ -31,6 +32,9 @@ from .strays import Leftovers, Orphans
 
 #: Seconds from one beat of the primary's own to the next.
 BEAT = 1.0
+
+#: Seconds in which old workers take what waits at a listener that a reload has taken away; then it is closed on them.
+SETTLE_WITHIN = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Eyes:
         report: called with worker and what it tells of itself, for eyes alone.
         warn: called with an event name, a sentence and fields.
         status: called when SIGUSR1 asks for it.
+        reload: called when SIGHUP asks for it.
     """
 
     facts: Sequence[Callable[[Fact], None]]
@@ -52,6 +57,7 @@ class Eyes:
     report: Callable[[int, Collected | SlowRequest], None]
     warn: Callable[..., None]
     status: Callable[[], None]
+    reload: Callable[[], None]
 
 
 class Primary:
@@ -85,12 +91,18 @@ class Primary:
         self._exit: asyncio.Future[int] = loop.create_future()
         self._beat_at = loop.time()
         self._beat: asyncio.TimerHandle | None = None
-        self._zygote_outputs: dict[str, list[output.Output]] = {}
+        self._zygote_outputs: dict[tuple[str, int], list[output.Output]] = {}
+        self._generation = 1
+        self._tried: dict[int, Config] = {}
+        self._editions = Editions()
         self.supervisor = Supervisor(policy, seed)
-        self.listeners = Listeners(loop, opened, self._short, self._box_broken, shared(config))
+        self.listeners = Listeners(
+            loop, opened, self._short, self._box_broken, shared(config), declared=config.listeners
+        )
+        for name, pool in config.pools.items():
+            self._editions.add(name, 1, _edition(plans[name], pool, self.listeners.standing))
         self.children = Children(
             loop,
-            self.listeners,
             self._report,
             on_line=eyes.line,
             on_message=eyes.message,
@@ -98,7 +110,6 @@ class Primary:
             on_broken=lambda worker, why: eyes.warn("worker_broken", why, worker=worker),
             capture=config.log.worker_output == "capture",
             crash_lines=config.log.crash_lines,
-            steal_after={name: pool.steal_after for name, pool in config.pools.items()},
         )
         self.children.scripts = Scripts(
             loop,
@@ -110,14 +121,14 @@ class Primary:
         )
         self._executor = Executor(
             loop,
-            plans=plans,
-            pool_listeners={name: pool.listeners for name, pool in config.pools.items()},
+            editions=self._editions,
             children=self.children,
             listeners=self.listeners,
             report=self._report,
             zygote_output=self._zygote_output,
             zygote_words=self._zygote_words,
             on_warning=lambda pool, sentence: eyes.warn("preload_unsafe", sentence, pool=pool),
+            on_settle=self._settle,
             on_exit=lambda code, reason: self._exit.set_result(code),
         )
         self._pump = Pump(loop, self.supervisor, self._executor, eyes.facts)
@@ -143,9 +154,64 @@ class Primary:
             self._pump.close()
             self._orphans.look(now=True)
             self.leftovers.close()
-            for dispatch in self.listeners.dispatch.values():
-                dispatch.discard()
+            self.listeners.discard()
             self.children.scripts.discard()
+
+    # -- reloads -------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """What is in force: of a reload that is being tried out not yet."""
+        return self._config
+
+    def next_generation(self) -> int:
+        """The number of the next reload; each is used once."""
+        self._generation += 1
+        return self._generation
+
+    def reload(
+        self,
+        generation: int,
+        config: Config,
+        policy: ServicePolicy,
+        plans: Mapping[str, Plan],
+    ) -> None:
+        """Try out another configuration, or the same with other code.
+
+        Args:
+            generation: from :meth:`next_generation`.
+            config: what is to be in force if it works.
+            policy: what the core makes of it.
+            plans: of the pools that get the new generation; the others stay as they are.
+
+        Raises:
+            HostError: one of its listeners cannot be had; nothing has changed.
+        """
+        standing = self.listeners.extend(generation, config.listeners, shared(config))
+        for name, plan in plans.items():
+            self._editions.add(name, generation, _edition(plan, config.pools[name], standing))
+        self._tried[generation] = config
+        self.children.scripts.adopt(config.pools)
+        self._report(Reload(generation, policy, frozenset(plans)))
+
+    def refuse_reload(self, reason: str, report: str = "") -> None:
+        """A reload was asked for and cannot be tried: have that become known."""
+        self._report(ReloadRefused(reason, report))
+
+    def order(self, event: Event) -> None:
+        """An operator's order; the caller has seen to it that he may."""
+        self._report(event)
+
+    def _settle(self, generation: int, promoted: bool, done: Callable[[], None]) -> None:
+        config = self._tried.pop(generation)
+        if promoted:
+            self._config = config
+            self._first_pool = next(iter(config.pools))
+        self.children.scripts.adopt(self._config.pools)
+        self._editions.settle(generation, promoted, self._config.pools)
+        self.listeners.settle(generation, promoted, done)
+        allowed = self._config.shutdown.drain_timeout or SETTLE_WITHIN
+        self._loop.call_later(min(allowed, SETTLE_WITHIN), self.listeners.hurry)
 
     # -- what eyes read ------------------------------------------------------------------------------------------
 
@@ -213,12 +279,14 @@ class Primary:
     def _other_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGUSR1:
             self._eyes.status()
+        elif number is signal.SIGHUP:
+            self._eyes.reload()
         elif number in (signal.SIGTTIN, signal.SIGTTOU):
             self._report(Scale(self._first_pool, 1 if number is signal.SIGTTIN else -1))
         else:
             self._eyes.warn("signal_ignored", f"{number.name}: {doors.SIGNALS[number].does}")
 
-    def _zygote_output(self, pool: str) -> tuple[int, int]:
+    def _zygote_output(self, pool: str, generation: int) -> tuple[int, int]:
         """Descriptors that a zygote prints to; as a worker's, its lines are told, tagged with the pool alone."""
         if self._config.log.worker_output != "capture":
             return os.dup(1), os.dup(2)
@@ -236,21 +304,26 @@ class Primary:
                 readers.append(reader)
                 writing.append(write)
             if_it_fails.pop_all()
-        self._zygote_outputs[pool] = readers
+        self._zygote_outputs[pool, generation] = readers
         return writing[0], writing[1]
 
-    def _zygote_words(self, pool: str) -> list[str]:
-        """The last lines of a pool's zygote, which has ended."""
-        readers = self._zygote_outputs.pop(pool, [])
+    def _zygote_words(self, pool: str, generation: int) -> list[str]:
+        """The last lines of a zygote, which has ended."""
+        readers = self._zygote_outputs.pop((pool, generation), [])
         for reader in readers:
             reader.finish()
         return list(readers[0].kept) if readers else []
 
     def _turn(self) -> None:
-        """Once a second: the loop turns, and strays are looked for."""
+        """Once a second: the loop turns, workers are looked at, and strays are looked for."""
         self._beat_at = self._loop.time()
         self._beat = self._loop.call_later(BEAT, self._turn)  # first: whatever comes of the rest, the loop turns
+        self._report(self.children.vitals())
         self._orphans.look()
+
+
+def _edition(plan: Plan, pool: Pool, standing: Mapping[str, Standing]) -> Edition:
+    return Edition(plan, {name: standing[name] for name in pool.listeners}, pool.steal_after)
 
 
 def _queue(sock: socket.socket) -> tuple[int | None, int | None]:

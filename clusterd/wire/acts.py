@@ -21,6 +21,7 @@ class Act(StrEnum):
     DISCONNECT = "disconnect"
     GO = "go"
     READY = "ready"
+    ADMIT = "admit"
     GATE = "gate"
     FAILED = "failed"
 
@@ -128,6 +129,13 @@ class Go:
 
 
 @dataclass(frozen=True, slots=True)
+class Admit:
+    """Primary: the worker, a spare until now, has got the place ``slot``."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Worker: answers work."""
 
@@ -164,4 +172,4 @@ class Reply:
 
 
 FromWorker: TypeAlias = Online | QueryServer | Listening | Close | Gate | ExitedAfterDisconnect | Ready | Failed | Reply
-FromPrimary: TypeAlias = NewConn | Disconnect | Go | Reply
+FromPrimary: TypeAlias = NewConn | Disconnect | Go | Admit | Reply

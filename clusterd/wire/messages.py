@@ -11,6 +11,7 @@ from typing import Any, Final
 from clusterd.wire.acts import (
     Act,
     AddressType,
+    Admit,
     Close,
     Disconnect,
     ExitedAfterDisconnect,
@@ -32,6 +33,7 @@ from clusterd.wire.members import INT_MAX, Members
 __all__ = [
     "Act",
     "AddressType",
+    "Admit",
     "Close",
     "Disconnect",
     "ExitedAfterDisconnect",
@@ -130,6 +132,11 @@ def go(**settings: object) -> dict[str, Any]:
     return {"cmd": CLUSTER, "act": Act.GO, "settings": settings}
 
 
+def admit(slot: int) -> dict[str, Any]:
+    """Primary: a place for a spare."""
+    return {"cmd": CLUSTER, "act": Act.ADMIT, "slot": slot}
+
+
 def ready() -> dict[str, Any]:
     """Worker: answers work."""
     return {"cmd": CLUSTER, "act": Act.READY}
@@ -204,6 +211,8 @@ def read(message: object) -> FromWorker | FromPrimary | None:
             return Disconnect()
         case Act.GO:
             return Go(m.mapping_or_none("settings") or {})
+        case Act.ADMIT:
+            return Admit(m.integer("slot", low=0, high=INT_MAX))
         case Act.READY:
             return Ready()
         case Act.GATE:

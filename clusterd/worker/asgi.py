@@ -119,7 +119,7 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     try:
         clock.tick()
         intake.start()
-        accepting.start()
+        link.when_placed(accepting.start)
         for box in boxes:
             host, port = box.sockname
             link.listening(host or None, port, -1 if port < 0 else 6 if ":" in host else 4)

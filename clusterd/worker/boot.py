@@ -135,7 +135,7 @@ def run(birth: Birth) -> NoReturn:
     keep = {0, 1, 2, channel_fd, board_fd, stacks_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
     process.close_fds_except(keep)
     process.set_oom_score_adj(OOM_SCORE)
-    process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
+    _title(load, request.slot)
     # -- the primary's `go` says that our parent is the right one by now. Without it nobody knows of us: end.
     sock = socket.socket(fileno=channel_fd)
     channel = Channel()
@@ -152,7 +152,6 @@ def run(birth: Birth) -> NoReturn:
         seed()
     # Who it is, for the app's own use; Node's NODE_UNIQUE_ID would make a cluster worker of every Node child it starts.
     os.environ["CLUSTERD_WORKER_ID"] = str(request.worker)
-    os.environ["CLUSTERD_SLOT"] = str(request.slot)
     os.environ["CLUSTERD_GENERATION"] = str(load.generation)
     gc.enable()
     for stream in (sys.stdout, sys.stderr):
@@ -170,6 +169,7 @@ def run(birth: Birth) -> NoReturn:
         loop, sock, channel, early, worker=request.worker, slot=request.slot, pool=load.pool, generation=load.generation
     )
     link.current = control
+    control.when_placed(lambda: _placed(load, control.slot))
     give_back = _Output(held, birth.service_out).give_back
     control.on_primary_gone(give_back)
     control.on_primary_gone(lambda: _bound_end(load.undertaking))
@@ -183,6 +183,16 @@ def _bound_end(seconds: float | None) -> None:
     does then, whatever Python is at, and says where it was."""
     if seconds is not None:
         faulthandler.dump_traceback_later(max(seconds, 0.001), exit=True, file=2)
+
+
+def _title(load: wire.Load, slot: int) -> None:
+    process.title(f"clusterd: {load.service} worker {load.pool}/{slot if slot >= 0 else 'spare'}")
+
+
+def _placed(load: wire.Load, slot: int) -> None:
+    """Who has a slot says so, to the app too; a spare has none yet."""
+    os.environ["CLUSTERD_SLOT"] = str(slot)
+    _title(load, slot)
 
 
 def _take_over_output(rest: list[int]) -> tuple[int, int]:

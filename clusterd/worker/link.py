@@ -24,7 +24,7 @@ class Link:
         sock: the channel's socket, past ``go``.
         channel: the protocol's state so far.
         early: messages that came together with ``go``.
-        worker, slot, pool, generation: who this worker is.
+        worker, slot, pool, generation: who this worker is; the slot is -1 for a spare, until it has got one.
 
     Attributes:
         draining: set when the worker is to end: the primary asked, or is gone, or the worker itself wants to.
@@ -55,6 +55,7 @@ class Link:
         self._on_gone: list[Callable[[], None]] = []
         self._on_asked: list[Callable[[], None]] = []
         self._on_collect: Callable[[int], None] | None = None
+        self._on_placed: list[Callable[[], None]] = []
         self._closed = False
         self._servers: dict[str, Callable[[int], bool]] = {}
         self._talk = Conversation(channel, self._received, self._broken)
@@ -160,6 +161,13 @@ class Link:
         """Have ``listener(round)`` called when the primary asks for the metrics that the app computes."""
         self._on_collect = listener
 
+    def when_placed(self, listener: Callable[[], None]) -> None:
+        """Have ``listener()`` called when this worker has its slot: now, or, of a spare, when it is given one."""
+        if self.slot >= 0:
+            listener()
+        else:
+            self._on_placed.append(listener)
+
     def leave(self) -> None:
         """End by own will: say so (Node's ``exitedAfterDisconnect``), then drain."""
         if not self.draining.is_set():
@@ -196,6 +204,10 @@ class Link:
                 asked()
         elif isinstance(message, reports.Collect) and self._on_collect is not None:
             self._on_collect(message.round)
+        elif isinstance(message, messages.Admit) and self.slot < 0:
+            self.slot = message.slot
+            for placed in self._on_placed:
+                placed()
 
     def _newconn(self, message: messages.NewConn, fd: int) -> None:
         server = self._servers.get(message.key)

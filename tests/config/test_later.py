@@ -17,15 +17,14 @@ AWAY = {
     "pools.NAME.interface": 'interface = "wsgi"',
     "pools.NAME.engine": 'engine = "waitress"',
     "pools.NAME.scheduling": 'scheduling = "least"',
-    "pools.NAME.spares": "spares = 1",
     "pools.NAME.ready_when": 'ready_when = "notify"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
     "pools.NAME.http.slow_request": 'http.slow_request = "1s"',
-    "pools.NAME.health": 'health.heartbeat_timeout = "5s"',
-    "pools.NAME.recycle": "recycle.max_requests = 1000",
-    "pools.NAME.reload": "reload.surge = 2",
+    "pools.NAME.health.http_path": 'health.http_path = "/health"',
+    "pools.NAME.health.http_interval": 'health.http_interval = "1s"',
+    "pools.NAME.health.http_timeout": 'health.http_timeout = "1s"',
     "memory": "memory.guard = false",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
 }
@@ -66,8 +65,8 @@ def test_every_entry_of_the_table_names_a_key_or_table_of_the_schema() -> None:
 
 
 def test_reference_tables_say_what_is_lacking() -> None:
-    assert lacking("pools.NAME.spares") == "Not in this version yet."
-    assert lacking("pools.NAME.recycle.max_age") == "Not in this version yet."
+    assert lacking("pools.NAME.tasks") == "Not in this version yet."
+    assert lacking("pools.NAME.health.http_path") == "Not in this version yet."
     assert lacking("pools.NAME.interface") == 'Not in this version yet: "wsgi".'
     assert lacking("pools.NAME.workers") == ""
 

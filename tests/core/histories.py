@@ -37,6 +37,10 @@ def spawn(worker: int, slot: int = 0) -> c.Spawn:
     return c.Spawn(worker, "web", slot, 1)
 
 
+def admit(worker: int, slot: int = 0) -> c.Admit:
+    return c.Admit(worker, slot)
+
+
 def exited(
     worker: int,
     slot: int = 0,
@@ -59,7 +63,7 @@ UNHURRIED = service_policy(pool_policy(workers=1, start_timeout=0.0), drain_time
 START = Row(0, e.Start(), (c.StartZygote("web", 1),), (f.ZygoteStarted,))
 IMPORTED = Row(1, e.ZygoteReady("web", 1), (spawn(1),), (f.ZygoteIsReady("web", 1, True, 1.0), f.WorkerStarting))
 FORKED = Row(0, e.Spawned(1), (), (f.WorkerSpawned,))
-READY = Row(1, e.Ready(1), (), (f.WorkerReady(1, "web", 0, 1, 1.0, None), f.ServiceReady(True)))
+READY = Row(1, e.Ready(1), (admit(1),), (f.WorkerReady(1, "web", 0, 1, 1.0, None), f.ServiceReady(True)))
 UP = (START, IMPORTED, FORKED, READY)
 
 BOTH_IMPORTED = Row(
@@ -70,8 +74,8 @@ BOTH_UP = (
     BOTH_IMPORTED,
     FORKED,
     Row(0, e.Spawned(2), (), (f.WorkerSpawned,)),
-    Row(1, e.Ready(1), (), (f.WorkerReady, f.ServiceReady)),
-    Row(0, e.Ready(2), (), (f.WorkerReady,)),
+    Row(1, e.Ready(1), (admit(1),), (f.WorkerReady, f.ServiceReady)),
+    Row(0, e.Ready(2), (admit(2, 1),), (f.WorkerReady,)),
 )
 CLOSE, DROP = c.CloseListeners(hand_on=True), c.CloseListeners(hand_on=False)
 STOP = Row(

@@ -5,7 +5,7 @@ import pytest
 from clusterd.core import commands as c
 from clusterd.core import events as e
 from clusterd.core import facts as f
-from tests.core.histories import FORKED, IMPORTED, ONE, START, UP, History, Row, exited, play, spawn
+from tests.core.histories import FORKED, IMPORTED, ONE, START, UP, History, Row, admit, exited, play, spawn
 
 HISTORIES: dict[str, History] = {
     "a worker is up": (ONE, UP),
@@ -53,7 +53,7 @@ HISTORIES: dict[str, History] = {
                 ),
             ),
             Row(0, e.Spawned(2), (), (f.WorkerSpawned,)),
-            Row(0.5, e.Ready(2), (), (f.WorkerReady(2, "web", 0, 1, 0.5, 0.5), f.ServiceReady(False))),
+            Row(0.5, e.Ready(2), (admit(2),), (f.WorkerReady(2, "web", 0, 1, 0.5, 0.5), f.ServiceReady(False))),
         ),
     ),
     "one that had not is replaced after a delay": (
@@ -102,7 +102,7 @@ HISTORIES: dict[str, History] = {
                 (f.RestartScheduled, f.WorkerDraining, f.WorkerStarting, f.ServiceUnready),
             ),
             Row(0, e.Spawned(2), (), (f.WorkerSpawned,)),
-            Row(1, e.Ready(2), (), (f.WorkerReady, f.ServiceReady)),
+            Row(1, e.Ready(2), (admit(2),), (f.WorkerReady, f.ServiceReady)),
             Row(26, e.Tick(), (c.Kill(1),), (f.WorkerKilled(1, "web", 0, f.KillReason.DRAIN_TIMEOUT),)),
         ),
     ),
@@ -120,7 +120,7 @@ HISTORIES: dict[str, History] = {
     ),
     "an answer in the last moment is an answer": (
         ONE,
-        (START, IMPORTED, FORKED, Row(60, e.Ready(1), (), (f.WorkerReady, f.ServiceReady))),
+        (START, IMPORTED, FORKED, Row(60, e.Ready(1), (admit(1),), (f.WorkerReady, f.ServiceReady))),
     ),
     "what SIGKILL does not end gives up its slot": (
         ONE,

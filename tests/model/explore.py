@@ -16,7 +16,7 @@ from clusterd.core import facts as f
 from clusterd.core.lifecycle import State, Worker
 from clusterd.core.moment import Moment
 from clusterd.core.policy import PoolPolicy, ServicePolicy, StopPolicy
-from clusterd.core.pool import Pool
+from clusterd.core.pool import Pool, Zygote
 from clusterd.core.shutdown import Phase
 from clusterd.core.supervisor import LATE
 from clusterd.core.workers import UNKILLABLE_AFTER
@@ -71,8 +71,9 @@ class Small(World):
         """The next tick finds a start that takes too long, or a process that SIGKILL has not ended for long."""
         due = self.supervisor.deadline()
         workers = self.supervisor._workers.table.values()
-        zygotes = [pool.zygote.until for pool in self.supervisor._pools.values()]
-        killed = [worker.until for worker in workers if worker.state is State.KILLING]
+        pools = self.supervisor._pools.values()
+        zygotes = [zygote.until for pool in pools for zygote in pool.zygotes.values()]
+        killed = [worker.until for worker in workers if worker.state in (State.KILLING, State.HUNG)]
         starting = [worker.until for worker in workers if worker.state in (State.SPAWNING, State.BOOTING)]
         return due in killed or (self.stop_began is None and (due in starting or due in zygotes))
 
@@ -98,7 +99,8 @@ class Small(World):
         super().check(event)
         spawned = {(command.pool, command.slot) for command in self.commands if isinstance(command, c.Spawn)}
         delayed = {(fact.pool, fact.slot) for fact in self.facts if isinstance(fact, f.RestartScheduled) and fact.delay}
-        assert not spawned & delayed, "a start in the moment of an end that lengthened its row"
+        verdict = any(isinstance(fact, f.ReloadEnded | f.RollBegan) for fact in self.facts)
+        assert verdict or not spawned & delayed, "a start in the moment of an end that lengthened its row"
         if any(isinstance(fact, f.StopBegan) for fact in self.facts) and self.stop_began is None:
             self.stop_began = self.now
         if self.stop_began is not None and self.exit is None:
@@ -122,12 +124,16 @@ def snapshot(world: Small) -> Hashable:
         (shutdown.phase, _ahead(shutdown.until, now), _ahead(shutdown.drain_deadline, now)),
         (shutdown.asked, shutdown.handing_on, shutdown.closed, shutdown.code),
         (supervisor._ready, supervisor._was_ready),
+        None
+        if supervisor._reloads.current is None
+        else (supervisor._reloads.current.generation, supervisor._reloads.current.rolling),
+        (supervisor._reloads._settling, tuple(world.unsettled)),
         tuple(
-            (z.pool, z.ready, z.alive, z.stopped, tuple(number[spawn.worker] for spawn in z.owed))
+            (z.pool, z.generation, z.ready, z.alive, z.stopped, tuple(number[spawn.worker] for spawn in z.owed))
             for z in world.zygotes.values()
         ),
         tuple(
-            (number[p.worker], p.alive, p.spoken, p.counted_ready, p.drained, p.killed, len(p.unread))
+            (number[p.worker], p.alive, p.spoken, p.counted_ready, p.drained, p.killed, len(p.unread), p.stacks_owed)
             for p in world.processes.values()
         ),
         (world.closing, world.closed, world.exit is None, len(world.plan), world.faults, world.slept),
@@ -136,22 +142,16 @@ def snapshot(world: Small) -> Hashable:
 
 
 def _pool(pool: Pool, number: dict[int, int], now: float) -> Hashable:
-    restart, zygote = pool.policy.restart, pool.zygote
+    restart, candidate = pool.policy.restart, pool.candidate
     return (
-        (
-            pool.wanted,
-            pool.gave_up,
-            pool.halted,
-            pool.ever_ready,
-            number.get(pool.probe or 0),
-            _due(pool.probe_at, now),
-        ),
-        (zygote.state, _ahead(zygote.until, now), _due(zygote.next_start, now), zygote.had, zygote.proved),
-        (zygote.overdue, min(zygote.row, 5), min(now - zygote.started_at, restart.max_delay)),
-        None if zygote.ready_at is None else min(now - zygote.ready_at, restart.healthy_after),
+        (pool.name, pool.generation, pool.wanted, len(pool.slots), pool.settling, pool.leaving, pool.stopped),
+        (pool.gave_up, pool.halted, pool.ever_ready, number.get(pool.probe or 0)),
+        (_due(pool.probe_at, now), _due(pool.paced, now), pool.policy.workers),
+        tuple(_zygote(zygote, pool, now) for zygote in pool.zygotes.values()),
         tuple(
             (
                 number.get(slot.worker or 0),
+                number.get(slot.successor or 0),
                 min(slot.row, 5),
                 min(slot.rapid, restart.give_up_after),
                 slot.given_up,
@@ -159,19 +159,38 @@ def _pool(pool: Pool, number: dict[int, int], now: float) -> Hashable:
                 sum(other.next_start < slot.next_start for other in pool.slots)
                 if slot.given_up
                 else _due(slot.next_start, now),
+                (min(slot.tries, 5), _due(slot.next_try, now)),
             )
             for slot in pool.slots[: pool.wanted]
         ),
-        len(pool.slots),
+        (tuple(number[spare] for spare in pool.spares), min(pool.spare_row, 5), _due(pool.spare_start, now)),
+        None
+        if candidate is None
+        else (
+            (candidate.generation, number.get(candidate.canary or 0), candidate.rolling),
+            None if candidate.until is None else _due(candidate.until, now),
+        ),
+    )
+
+
+def _zygote(zygote: Zygote, pool: Pool, now: float) -> Hashable:
+    restart = pool.policy.restart
+    return (
+        (zygote.generation, zygote.state, _ahead(zygote.until, now), _due(zygote.next_start, now)),
+        (zygote.had, zygote.proved, zygote.overdue, zygote.reborn, zygote.preloaded, min(zygote.row, 5)),
+        min(now - zygote.started_at, restart.max_delay),
+        None if zygote.ready_at is None else min(now - zygote.ready_at, restart.healthy_after),
     )
 
 
 def _worker(worker: Worker, pool: Pool, number: dict[int, int], now: float) -> Hashable:
-    restart, forked_by = pool.policy.restart, pool.zygote.ready_at
+    restart = pool.policy.restart
+    zygote = pool.zygotes.get(worker.generation)
+    forked_by = None if zygote is None else zygote.ready_at
     return (
-        (number[worker.id], worker.pool, worker.slot, worker.state, _ahead(worker.until, now)),
+        (number[worker.id], worker.pool, worker.slot, worker.generation, worker.state, _ahead(worker.until, now)),
         None if worker.ready_at is None else min(now - worker.ready_at, restart.healthy_after),
-        (worker.asked is None, worker.left, worker.counted, worker.abandoned),
+        (worker.asked is None, worker.left, worker.counted, worker.abandoned, worker.recycle),
         forked_by is not None and worker.started_at >= forked_by,
     )
 
@@ -287,5 +306,5 @@ def _shared(index: int) -> object:
     return _policies[index]
 
 
-for kind in (ServicePolicy, PoolPolicy, StopPolicy, e.Scale, e.Stop):
+for kind in (ServicePolicy, PoolPolicy, StopPolicy, e.Scale, e.Stop, e.Reload, e.Restart, e.StopPool, e.StartPool):
     copyreg.pickle(kind, _share)

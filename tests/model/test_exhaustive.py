@@ -15,7 +15,9 @@ UP, DOWN = e.Scale("web", 1), e.Scale("web", -1)
 STOP, NOW = e.Stop(), e.Stop(now=True)
 
 
-def small(workers: int, on_give_up: OnGiveUp = OnGiveUp.PROBE, name: str = "web", min_ready: int = 1) -> PoolPolicy:
+def small(
+    workers: int, on_give_up: OnGiveUp = OnGiveUp.PROBE, name: str = "web", min_ready: int = 1, spares: int = 0
+) -> PoolPolicy:
     """Whole seconds and short rows, so that the states are few."""
     return pool_policy(
         name,
@@ -28,6 +30,8 @@ def small(workers: int, on_give_up: OnGiveUp = OnGiveUp.PROBE, name: str = "web"
         give_up_after=2,
         on_give_up=on_give_up,
         healthy_after=2.0,
+        spares=spares,
+        canary=1.0,
     )
 
 
@@ -35,6 +39,12 @@ def small(workers: int, on_give_up: OnGiveUp = OnGiveUp.PROBE, name: str = "web"
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fractions would make every state a new one; that a delay has its jitter is seen in ``tests/core``."""
     monkeypatch.setattr(policy, "jitter", lambda *key: 0.0)
+
+
+def reload(generation: int, *pools: PoolPolicy) -> e.Reload:
+    """Everything anew, in so many workers."""
+    policy = service_policy(*pools, drain_timeout=2.0, linger=0.0)
+    return e.Reload(generation, policy, frozenset(pool.name for pool in pools))
 
 
 def prove(world: Small) -> None:
@@ -76,6 +86,39 @@ def test_two_workers_under_an_operator(plan: tuple[e.Event, ...]) -> None:
 def test_two_pools_of_one_worker_and_one_mishap() -> None:
     pools = small(1), small(1, OnGiveUp.EXIT, name="cpu")
     prove(Small(service_policy(*pools, drain_timeout=2.0, linger=0.0), (), faults=1))
+
+
+@pytest.mark.parametrize(
+    ("plan", "faults"),
+    [
+        ((reload(2, small(1)),), 1),
+        ((reload(2, small(1)), STOP), 0),
+        ((reload(2, small(1)), reload(3, small(1))), 0),
+        ((reload(2, small(1)), e.StopPool("web"), e.StartPool("web")), 0),
+        ((reload(2, small(1), small(1, name="cpu")),), 0),
+    ],
+    ids=["a mishap", "a stop", "another reload", "the pool stopped and started", "a pool added"],
+)
+def test_one_worker_is_reloaded(plan: tuple[e.Event, ...], faults: int) -> None:
+    prove(Small(service_policy(small(1), drain_timeout=2.0, linger=0.0), plan, faults))
+
+
+def test_two_workers_are_reloaded() -> None:
+    prove(Small(service_policy(small(2, min_ready=2), drain_timeout=2.0, linger=0.0), (reload(2, small(2)),), 0))
+
+
+def test_a_pool_is_taken_out() -> None:
+    pools = small(1), small(1, name="cpu")
+    prove(Small(service_policy(*pools, drain_timeout=2.0, linger=0.0), (reload(2, small(1)),), 0))
+
+
+def test_a_worker_is_replaced_by_an_operator_with_a_mishap() -> None:
+    plan = (e.Restart("web"),)
+    prove(Small(service_policy(small(1), drain_timeout=2.0, linger=0.0), plan, faults=1))
+
+
+def test_a_spare_takes_a_vacant_place() -> None:
+    prove(Small(service_policy(small(1, spares=1), drain_timeout=2.0, linger=0.0), (), faults=1))
 
 
 @pytest.mark.slow

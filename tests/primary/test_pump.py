@@ -5,16 +5,16 @@ from typing import Any
 
 from clusterd.core import commands as c
 from clusterd.core import events as e
-from clusterd.core.policy import OnGiveUp, PoolPolicy, RestartPolicy, ServicePolicy, StopPolicy
+from clusterd.core.policy import ServicePolicy, StopPolicy
 from clusterd.core.supervisor import Supervisor
 from clusterd.primary.pump import Pump
+from tests.world import pool_policy
 
 DEADLINE = 5.0
 
 
 def supervisor(start_timeout: float = 60.0) -> Supervisor:
-    restart = RestartPolicy(1.0, 0.2, 30.0, 5, OnGiveUp.PROBE, 10.0)
-    pool = PoolPolicy("web", workers=1, min_ready=1, start_timeout=start_timeout, restart=restart)
+    pool = pool_policy(start_timeout=start_timeout)
     return Supervisor(ServicePolicy((pool,), StopPolicy(0.0, 1.0, 5.0)))
 
 

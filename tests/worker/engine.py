@@ -125,6 +125,7 @@ class Engine:
     ) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.host, self.port = self.listener.getsockname()
+        self._lingers = HttpOptions(**options or {}).linger > 0
         self.outboxes: list[mail.Outbox] = []
         inboxes = []
         for _ in range(boxes):
@@ -208,11 +209,17 @@ class Engine:
         closes = False
         while not closes:  # a response says so
             connection = self.http()
-            connection.request("GET", "/")
-            response = connection.getresponse()
-            response.read()
-            closes = response.getheader("connection") == "close"
-            connection.close()
+            try:
+                connection.request("GET", "/")
+                response = connection.getresponse()
+                response.read()
+                closes = response.getheader("connection") == "close"
+            except ConnectionError:
+                if self._lingers:
+                    raise
+                closes = True  # without linger a draining worker waits for no request that is not there yet
+            finally:
+                connection.close()
         if not more_mail:
             self.end_mail()
 

@@ -1,0 +1,86 @@
+"""One worker's process, as the primary holds it: its number, and everything that was made for it."""
+
+import os
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..core import events as e
+from ..unix import mail, scoreboard
+from ..unix.stream import FdStream
+from ..wire import rows, series
+from ..wire.conversation import Conversation
+from . import output
+from . import stacks as stack_files
+from .dispatch import Box, Dispatch
+from .shared import Shared
+
+
+@dataclass(slots=True)
+class Child:
+    """One worker's process, as the primary holds it. Descriptors are closed by ``release``.
+
+    Attributes:
+        queues: where its connections come from, by listener; those of the reload that it was born with.
+    """
+
+    id: int
+    pool: str
+    slot: int
+    generation: int
+    talk: Conversation
+    stream: FdStream
+    board: scoreboard.Board
+    boxes: dict[str, Box]
+    inboxes: dict[str, mail.Inbox]
+    last_lines: deque[str]
+    stacks: stack_files.Stacks
+    values: series.Reader
+    queues: dict[str, Dispatch | Shared]
+    shared: tuple[str, ...] = ()
+    outputs: list[output.Output] = field(default_factory=list)
+    pid: int = 0
+    pidfd: int = -1
+    ready: bool = False
+    draining: bool = False
+    turned_ns: int = 0
+
+    def row(self) -> tuple[int, ...]:
+        """The scoreboard as it is now. Untrusted."""
+        words = self.board.words[: rows.WORDS].tolist()
+        words[rows.Row.HEARTBEAT_NS] = self.turned_ns or words[rows.Row.HEARTBEAT_NS]
+        return tuple(words)
+
+    def handed(self) -> dict[str, int]:
+        """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
+        accepted = {name: self.board.words[rows.ACCEPTED + number] for number, name in enumerate(self.shared)}
+        return accepted | {name: box.handed for name, box in self.boxes.items()}
+
+    def vital(self) -> e.Vital:
+        """What it says of itself. Untrusted."""
+        words = self.board.words
+        return e.Vital(
+            self.id,
+            self.turned_ns or words[rows.Row.HEARTBEAT_NS],
+            sum(words[rows.Row.REQUESTS_1XX : rows.Row.REQUESTS_5XX + 1]),
+            words[rows.Row.REQUESTS_5XX],
+            words[rows.Row.PROPORTIONAL_BYTES],
+        )
+
+    def close_mail(self) -> None:
+        """No more mail: what is in the boxes can still be taken."""
+        for box in self.boxes.values():
+            box.outbox.close()
+
+    def release(self) -> None:
+        """Close everything that is left. Harmless when repeated."""
+        self.talk.close()
+        self.close_mail()
+        for inbox in self.inboxes.values():
+            inbox.close()
+        for reader in self.outputs:
+            reader.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.stacks.close()
+        self.board.close()
