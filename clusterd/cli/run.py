@@ -26,6 +26,7 @@ from ..ops.metrics import Metrics
 from ..ops.rates import Rates
 from ..ops.status import About
 from ..primary import kept, listeners, passed
+from ..primary.loop import Loop
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
 from ..unix import activation, cgroup, local, process, sockets
@@ -108,7 +109,7 @@ class Composition:
         config = self._config
         process.title(f"clusterd: {config.clusterd.name} primary")
         log = Log(1, config.log.format, config.log.level, config.clusterd.name)
-        loop = asyncio.new_event_loop()
+        loop = Loop()
         asyncio.set_event_loop(loop)
         loop.set_exception_handler(lambda _, context: _internal_error(log, context))
         code = EXIT_FAILED

@@ -14,7 +14,8 @@ from ..unix import mail
 from ..wire import mail as letters
 
 if TYPE_CHECKING:
-    from .dispatch import Box, Dispatch
+    from .box import Box
+    from .dispatch import Dispatch
 
 #: The shortest time between two looks, in seconds: at a hundred a second they cost less than one connection each.
 SHORTEST = 0.005
@@ -46,6 +47,7 @@ class Thief:
     Attributes:
         on_steal: called with the id of the worker that had not taken it, for each connection taken back.
         late: mail is late and there was nobody to give it to.
+        timer: of the next look; ``None`` while nothing was posted.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: "Dispatch") -> None:
@@ -53,31 +55,33 @@ class Thief:
         self.late = False
         self._loop = loop
         self._dispatch = dispatch
-        self._timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self._looked_at = 0.0
         self._waits = [0.0, 0.0]  # the longest that mail has lain that was taken: in this second, and in the last
         self._waits_since = 0.0
         self._charge = _charge()  # now: later there may be no descriptor for it
 
-    def arm(self) -> None:
-        """Something was posted: look in a while."""
-        if self._timer is None:
-            pace = min((box.steal_after for box in self._dispatch.boxes if box.steal_after), default=0.0)
-            if pace:
-                self._timer = self._loop.call_later(max(SHORTEST, pace / 2), self._beat)
+    def arm(self) -> bool:
+        """Something was posted: look in a while. Whether a timer was set for it."""
+        if self.timer is not None:
+            return False
+        pace = min((box.steal_after for box in self._dispatch.boxes if box.steal_after), default=0.0)
+        if pace:
+            self.timer = self._loop.call_later(max(SHORTEST, pace / 2), self._beat)
+        return self.timer is not None
 
     def close(self) -> None:
         """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def _beat(self) -> None:
-        self._timer = None
+        self.timer = None
         self.look()
         waiting = [box.steal_after for box in self._dispatch.boxes if box.steal_after and (box.posted or box.robbed)]
-        if waiting and self._timer is None:
-            self._timer = self._loop.call_later(max(SHORTEST, min(waiting) / 2), self._beat)
+        if waiting and self.timer is None:
+            self.timer = self._loop.call_later(max(SHORTEST, min(waiting) / 2), self._beat)
 
     def look(self) -> None:
         """Move what is to be moved now.

@@ -19,7 +19,7 @@ EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 # accept(2), "Error handling": what was wrong with one connection before it was accepted, or a firewall rule. The next
 # may be good.
-_LOST_BEFORE_ACCEPT: Final = frozenset(
+LOST_BEFORE_ACCEPT: Final = frozenset(
     {
         errno.ECONNABORTED,
         errno.EPERM,
@@ -175,7 +175,7 @@ def accept(listener: socket.socket) -> tuple[int, Any] | None:
         except BlockingIOError:
             return None
         except OSError as error:
-            if error.errno in _LOST_BEFORE_ACCEPT:
+            if error.errno in LOST_BEFORE_ACCEPT:
                 continue
             raise
         return fd, address

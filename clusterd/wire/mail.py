@@ -18,8 +18,9 @@ PROBE: Final = bytes([VERSION])
 
 _HEAD = Struct("!BQH")
 _SIZE = _HEAD.size
-_pack = _HEAD.pack
 _unpack = _HEAD.unpack_from
+head = _HEAD.pack
+"""``head(VERSION, accepted_ns, port)`` is what goes before the host in a letter, for who cannot afford ``pack``."""
 
 
 class Letter(NamedTuple):
@@ -46,7 +47,7 @@ def pack(host: str, port: int, accepted_ns: int) -> bytes:
         port: its port; 0 for a peer on a unix socket.
         accepted_ns: ``time.monotonic_ns()`` at the accept.
     """
-    return _pack(VERSION, accepted_ns, port) + host.encode()
+    return head(VERSION, accepted_ns, port) + host.encode()
 
 
 def unpack(message: bytes) -> Letter:

@@ -22,7 +22,7 @@ HEAD_PATIENCE: Final = 5.0
 
 logger = logging.getLogger("clusterd")
 
-EARLY: Final = 16 * 1024
+EARLY: Final = 4 * 1024
 """Bytes read of a connection as it is taken."""
 
 _DONTWAIT: Final = int(socket.MSG_DONTWAIT)

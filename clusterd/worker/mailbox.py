@@ -57,6 +57,12 @@ class Handed(socket.socket):
     """
 
     __slots__ = ()
+
+    def __init__(self, family: int, kind: int, proto: int, fileno: int) -> None:
+        socket.SocketType.__init__(self, family, kind, proto, fileno)
+        self._io_refs = 0  # what socket.socket does besides
+        self._closed = False
+
     family = socket.SocketType.family  # type: ignore[assignment]
     type = socket.SocketType.type  # type: ignore[assignment]
 

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from clusterd.primary.dispatch import Box, Dispatch
+from clusterd.primary.box import Box
+from clusterd.primary.dispatch import Dispatch
+from clusterd.primary.loop import Loop
 from clusterd.unix import mail, sockets
 from clusterd.wire import mail as letters
 
@@ -87,8 +89,21 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, Loop]
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "primary"], autouse=True)
+def factory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is so on asyncio's own loop, which a program that becomes a primary may have, and on ours."""
+    monkeypatch.setitem(globals(), "loop_factory", request.param)
+
+
+loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(test())  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(test())  # type: ignore[arg-type]
 
 
 def test_connections_one_after_another_go_to_empty_boxes_in_turn() -> None:
@@ -236,7 +251,8 @@ def test_closing_without_anybody_to_take_closes_at_once() -> None:
 
 OUT_OF_DESCRIPTORS = """
 import asyncio, os, resource, socket
-from clusterd.primary.dispatch import Box, Dispatch
+from clusterd.primary.box import Box
+from clusterd.primary.dispatch import Dispatch
 from clusterd.unix import mail, sockets
 
 async def body():

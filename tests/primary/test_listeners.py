@@ -15,7 +15,7 @@ from clusterd.config.address import parse_address
 from clusterd.config.schema import Listener
 from clusterd.errors import HostError
 from clusterd.primary import passed
-from clusterd.primary.dispatch import Box
+from clusterd.primary.box import Box
 from clusterd.primary.listeners import Listeners, Opened, open_all
 from clusterd.unix import mail
 from clusterd.unix.activation import Activation, Passed

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from clusterd.primary.dispatch import Box, Dispatch
+from clusterd.primary.box import Box
+from clusterd.primary.dispatch import Dispatch
 from clusterd.unix import mail, sockets
 from clusterd.wire import mail as letters
 

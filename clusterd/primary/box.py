@@ -1,0 +1,52 @@
+"""One worker's mailbox of one listener, as the primary keeps it."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from ..unix.mail import Inbox, Outbox
+
+if TYPE_CHECKING:
+    from .newconn import Newconn
+
+REMEMBERED: Final = 16
+"""Times kept of what was posted to a box; it holds about six messages, so what falls out has been taken long since."""
+
+
+class Box:
+    """One worker's mailbox of one listener, as the rotation sees it.
+
+    Attributes:
+        fd: the outbox's descriptor; -1 for what is no mailbox.
+        handed: connections put into it so far.
+        posted: when each message that may still lie in it was posted, on the loop's clock; oldest first.
+        taken_at: when it was last seen that one had been taken.
+        robbed: out of the rotation until it has taken a probe.
+        steal_after: seconds that mail may lie in it before it may go to others; 0 is for ever.
+    """
+
+    __slots__ = (
+        "fd",
+        "handed",
+        "inbox",
+        "outbox",
+        "posted",
+        "queued",
+        "robbed",
+        "steal_after",
+        "taken_at",
+        "worker",
+    )
+
+    def __init__(
+        self, worker: int, outbox: "Outbox | Newconn", inbox: Inbox | None = None, steal_after: float = 0.0
+    ) -> None:
+        self.worker = worker
+        self.outbox = outbox
+        self.inbox = inbox
+        self.fd = outbox.fileno()
+        self.queued = outbox.queued
+        self.handed = 0
+        self.posted: deque[float] = deque(maxlen=REMEMBERED)
+        self.taken_at = 0.0
+        self.robbed = False
+        self.steal_after = steal_after if inbox is not None else 0.0
