@@ -47,6 +47,8 @@ COMMANDS = {
     "describe": "clusterd.cli.inspect:describe",
     "events": "clusterd.cli.follow:events",
     "health": "clusterd.cli.inspect:health",
+    "completions": "clusterd.cli.completions:completions",
+    "doctor": "clusterd.cli.doctor:doctor",
     "init": "clusterd.cli.init:init",
     "logs": "clusterd.cli.follow:logs",
     "scale": "clusterd.cli.change:scale",

@@ -25,7 +25,7 @@ TALKING = {
 }  # fmt: skip
 """Commands that talk to a running service, and arguments."""
 
-LOCAL = {"run", "check", "explain", "schema", "generate", "init"}
+LOCAL = {"run", "check", "explain", "schema", "generate", "init", "doctor", "completions"}
 """Commands that talk to none."""
 
 NAMES = sorted(TALKING)
