@@ -162,7 +162,7 @@ class Composition:
             facts=(metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
             line=line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
-            report=lambda worker, told: _report(metrics, log, worker, told),
+            report=lambda worker, told: _report(sight, metrics, log, worker, told),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
             reload=lambda: reloader.ask(),  # noqa: PLW0108  # there is none yet
@@ -308,10 +308,22 @@ def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:
     log.emit("debug", "message", worker=worker, kind=type(message).__name__)
 
 
-def _report(metrics: Metrics, log: Log, worker: int, told: Collected | SlowRequest) -> None:
+def _report(sight: Sight, metrics: Metrics, log: Log, worker: int, told: Collected | SlowRequest) -> None:
     """What a worker tells of itself."""
     if isinstance(told, Collected):
         metrics.asking.answered(worker, told.round, told.families)
+        return
+    child = sight.primary.children.by_id[worker]
+    log.slow_request(
+        told.stack,
+        pool=child.pool,
+        slot=child.slot,
+        worker=worker,
+        method=told.method,
+        path=told.path,
+        seconds=told.seconds,
+        where=told.where,
+    )
 
 
 def _internal_error(log: Log, context: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from ..ops.source import ListenerSample, Sample, Segment
 from ..primary.child import Child
 from ..primary.service import Primary
 from ..unix import cgroup
+from ..wire import reports
 from ..wire.rows import HISTOGRAMS, Histogram, Row
 
 
@@ -111,7 +112,9 @@ class Sight:
         return _Segments(self.primary)
 
     def ask(self, worker: int, round_: int) -> None:
-        self.primary.children.ask(worker, round_)
+        child = self.primary.children.by_id.get(worker)
+        if child is not None:
+            child.talk.send(reports.collect(round_))
 
     def saturation(self) -> Mapping[str, float]:
         return self.primary.saturation()

@@ -38,7 +38,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.stop_signal"),
     Later("pools.NAME.cpu_affinity"),
     Later("pools.NAME.on_message"),
-    Later("pools.NAME.http.slow_request"),
     Later("pools.NAME.health.http_path"),
     Later("pools.NAME.health.http_interval"),
     Later("pools.NAME.health.http_timeout"),

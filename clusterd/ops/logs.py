@@ -1,7 +1,8 @@
 """The service's log: what a record looks like, and the log's face to the rest of the primary."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 from clusterd.core import facts as f
 from clusterd.ops.crash import CrashReport, worker_report, zygote_report
 from clusterd.ops.escapes import harmless, visible
+from clusterd.ops.passthrough import message, unwrapped
 from clusterd.ops.records import LEVELS, record_of, status_records
 from clusterd.ops.rendering import ConsoleRenderer, JSONRenderer, LogfmtRenderer
 from clusterd.ops.source import Source
@@ -21,6 +23,10 @@ FORMATS = ("auto", "json", "console", "logfmt")
 MAX_LINE = 16 * 1024
 """Characters of one captured line of output; the rest is cut off and its length told."""
 
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""Level to syslog's priority."""
+
+_NO_KEY = re.compile(r"[^\w.-]")
 _BLOCK = "crash_report"
 
 
@@ -45,7 +51,7 @@ def _without_surrogates(value: Any) -> Any:
 def json_renderer() -> Callable[[Record], str]:
     """One JSON object a line."""
     render = JSONRenderer(serializer=_json)
-    return lambda record: str(render(None, "", record))
+    return lambda record: str(render(None, "", unwrapped(record)))
 
 
 def logfmt_renderer() -> Callable[[Record], str]:
@@ -57,7 +63,13 @@ def logfmt_renderer() -> Callable[[Record], str]:
             return visible(value)
         return visible(_json(value)) if isinstance(value, list | dict) else value
 
-    return lambda record: render(None, "", {key: flat(value) for key, value in record.items()})
+    def show(record: Record) -> str:
+        record = dict(unwrapped(record))
+        for key, value in record.pop("app", {}).items():
+            record[f"app.{_NO_KEY.sub('_', key)}"] = value
+        return render(None, "", {key: flat(value) for key, value in record.items()})
+
+    return show
 
 
 def console_renderer(colours: bool) -> Callable[[Record], str]:
@@ -77,6 +89,12 @@ def console_renderer(colours: bool) -> Callable[[Record], str]:
     def show(record: Record) -> str:
         record = {key: value for key, value in record.items() if key != "service"}
         record["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        record = unwrapped(record)
+        if "app" in record:
+            text, fields = message(record["app"])
+            place = f"{record['timestamp']} {record['pool']}/{record.get('slot', 'zygote')}"
+            told = {"timestamp": place, "level": record["level"], "event": text, **fields}
+            return render(None, "", {_NO_KEY.sub("_", key): clean(value) for key, value in told.items()})
         if record["event"] == "output":
             text = harmless(record["text"], colours=colours)
             mark = "!" if record["stream"] == "stderr" else "|"
@@ -86,6 +104,26 @@ def console_renderer(colours: bool) -> Callable[[Record], str]:
             record = {key: record[key] for key in ("timestamp", "level", "event")}
         line = render(None, "", {key: clean(value) for key, value in record.items()})
         return line if block is None else f"{line}\n{visible(block)}"
+
+    return show
+
+
+def in_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this descriptor is the journal's own stream (systemd.exec(5), ``$JOURNAL_STREAM``)."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return (device, inode) == (str(found.st_dev), str(found.st_ino))
+
+
+def prioritized(render: Callable[[Record], str]) -> Callable[[Record], str]:
+    """Each line with its priority before it, which the journal takes off and keeps (sd-daemon(3), ``SD_ERR`` …)."""
+
+    def show(record: Record) -> str:
+        level = unwrapped(record)["level"]
+        return "\n".join(f"<{PRIORITIES[level]}>{line}" for line in render(record).split("\n"))
 
     return show
 
@@ -130,7 +168,8 @@ class Log:
         render = {"json": json_renderer, "logfmt": logfmt_renderer}.get(self.format) or partial(
             console_renderer, colours
         )
-        self._writer = Writer(fd, render(), self._lost, max_records=max_records, max_bytes=max_bytes)
+        show = prioritized(render()) if in_journal(fd) else render()
+        self._writer = Writer(fd, show, self._lost, max_records=max_records, max_bytes=max_bytes)
 
     @property
     def dropped(self) -> int:
@@ -166,6 +205,20 @@ class Log:
             text = text[:MAX_LINE]
         fields["text"] = text
         self._writer.put(self._record("info", "output", fields), bulk=True)
+
+    def slow_request(self, stack: str, **fields: Any) -> None:
+        """A request that takes long, and where it is.
+
+        Args:
+            fields: ``pool``, ``slot``, ``worker``, ``method``, ``path``, ``seconds``, ``where``.
+        """
+        if LEVELS["warning"] < self._threshold:
+            return
+        record = self._record("warning", "slow_request", {**fields, "stack": stack})
+        if self.format == "console":
+            who = f"{fields['method']} {fields['path']} of {fields['pool']}/{fields['slot']}, worker {fields['worker']}"
+            record["block"] = f"{who}, after {fields['seconds']:g} s, {fields['where']}:\n{stack}"
+        self._writer.put(record)
 
     def fact(self, fact: f.Fact) -> None:
         """One record for a fact, and the crash report after an unasked end."""

@@ -78,6 +78,7 @@ class Children:
         self._on_broken = on_broken
         self._capture = capture
         self._crash_lines = crash_lines
+        self.budget = output.Budget(loop.time)
         self._seq = itertools.count()  # Node counts its messages per process
 
     # -- birth ---------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Children:
         child = self._child(command, near, board, boxes, inboxes, last_lines, stacks, queues)
         child.shared = tuple(name for name in queues if name not in boxes)
         for reading, stream in pipes:
-            child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines))
+            child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines, self.budget))
         addresses = [[name, *one.sockname] for name, one in edition.listeners.items()]
         return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses), tuple(theirs))
 
@@ -235,12 +236,6 @@ class Children:
         if child is not None and not child.ready and not child.draining:
             child.ready = True
             self._report(e.Ready(worker))
-
-    def ask(self, worker: int, round_: int) -> None:
-        """Ask a worker for the metrics that the app computes; the answer is a report."""
-        child = self.by_id.get(worker)
-        if child is not None:
-            child.talk.send(reports.collect(round_))
 
     def _hung_up(self, worker: int) -> None:
         """Its channel is at its end. A dying process closes that before its pidfd tells, so death gets a moment."""

@@ -13,9 +13,18 @@ from typing import Final
 READ_SIZE: Final = 64 * 1024
 """Bytes read of one pipe in one turn of the loop: who prints more waits in its own write, and nobody else does."""
 
-LINES_A_TURN: Final = 200
-"""Lines told in one turn of the loop, about 4 ms; no more is read while some wait. Told all at once, the empty lines of
+LINES_A_TURN: Final = 50
+"""Lines told in one turn of the loop, about 1 ms; no more is read while some wait. Told all at once, the empty lines of
 one read were seen to hold up the loop for a second."""
+
+SHARE: Final = 0.2
+"""Of the primary's time that telling lines may take, over all processes: about 10,000 lines a second."""
+
+BURST: Final = 0.5
+"""Seconds of telling that may be saved up by being quiet."""
+
+SKIP_EVERY: Final = 0.004
+"""Seconds between two reads of a pipe whose lines are left out: 16 MB a second. Who prints more than that waits."""
 
 MAX_LINE: Final = 8 * 1024
 """A longer line is told in pieces of this many bytes."""
@@ -25,6 +34,35 @@ LAST_WORDS: Final = 256 * 1024
 
 LAST_LINES: Final = 1000
 """Lines told at most after that; the last ones, and that there were more."""
+
+
+class Budget:
+    """How much of the loop's time may still go into telling lines; shared by all outputs.
+
+    What is over is left out and counted, at 16 MB a second: so that who prints without end is neither told in full,
+    which would take the loop from the others, nor blocked at the speed of the log, which would take it from its work.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left = BURST
+        self._since = clock()
+
+    def spend(self, seconds: float) -> None:
+        """Time that went into telling."""
+        now = self._clock()
+        self._left = min(BURST, self._left + (now - self._since) * SHARE) - seconds
+        self._since = now
+
+    @property
+    def overdrawn(self) -> bool:
+        """Lines are to be left out now."""
+        self.spend(0.0)
+        return self._left <= 0.0
+
 
 LineSink = Callable[[str, str], None]
 
@@ -50,13 +88,25 @@ class Output:
         fd: the reading end, owned from here on; non-blocking.
         stream: ``stdout`` or ``stderr``.
         sink: called with the stream and each line, without its end.
+        budget: of the loop's time.
         kept: where the last lines are kept; shared by the streams of one process, so that they stay in order.
 
     Attributes:
         kept: as given.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, stream: str, sink: LineSink, kept: deque[str]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        stream: str,
+        sink: LineSink,
+        kept: deque[str],
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget or Budget(loop.time)
+        self._left_out = 0
+        self._skipped: deque[bytes] = deque(maxlen=kept.maxlen or 1)  # the last of what was left out
         self._loop = loop
         self._fd = fd
         self._stream = stream
@@ -65,7 +115,8 @@ class Output:
         self._partial = b""
         self._lines: deque[bytes] = deque()  # read and not told yet
         self._more: asyncio.Handle | None = None
-        loop.add_reader(fd, self._readable)
+        self._watching = False
+        self._watch(True)
 
     def finish(self) -> None:
         """The process has ended: tell what it printed last, and close."""
@@ -80,7 +131,7 @@ class Output:
         """Close; a line without an end is told as it is. Harmless when repeated."""
         if self._fd < 0:
             return
-        self._loop.remove_reader(self._fd)
+        self._watch(False)
         if self._more is not None:
             self._more.cancel()
         os.close(self._fd)
@@ -88,6 +139,9 @@ class Output:
         if self._partial:
             self._lines.append(self._partial)
             self._partial = b""
+        self._lines.extendleft(reversed(self._skipped))
+        self._left_out -= len(self._skipped)
+        self._tell_gap()
         if len(self._lines) > LAST_LINES:
             left_out = len(self._lines) - LAST_LINES
             self._tell(f"… {left_out} lines left out …".encode())
@@ -96,6 +150,13 @@ class Output:
         while self._lines:
             self._tell(self._lines.popleft())
 
+    def _watch(self, wanted: bool) -> None:
+        if wanted and not self._watching:
+            self._loop.add_reader(self._fd, self._readable)
+        elif self._watching and not wanted:
+            self._loop.remove_reader(self._fd)
+        self._watching = wanted
+
     def _readable(self) -> None:
         if self._read() == 0:
             self.close()
@@ -103,15 +164,42 @@ class Output:
             self._tell_some()
 
     def _tell_some(self) -> None:
+        self._more = None
+        if self._lines and self._budget.overdrawn:
+            self._skip()
+            return
+        began = self._loop.time()
         for _ in range(min(LINES_A_TURN, len(self._lines))):
             self._tell(self._lines.popleft())
+        self._budget.spend(self._loop.time() - began)
+        self._watch(not self._lines)
         if self._lines:
-            if self._more is None:
-                self._loop.remove_reader(self._fd)
             self._more = self._loop.call_soon(self._tell_some)
-        elif self._more is not None:
-            self._more = None
-            self._loop.add_reader(self._fd, self._readable)
+
+    def _skip(self) -> None:
+        """Leave out what was read, and read the next a little later."""
+        self._left_out += len(self._lines)
+        self._skipped.extend(self._lines)
+        self._lines.clear()
+        self._watch(False)
+        self._more = self._loop.call_later(SKIP_EVERY, self._look_again)
+
+    def _look_again(self) -> None:
+        self._more = None
+        if self._read() == 0:
+            self.close()
+        elif self._budget.overdrawn:
+            self._skip()
+        else:
+            self._tell_gap()
+            self._tell_some()
+
+    def _tell_gap(self) -> None:
+        """Say where lines are missing, and how many."""
+        count, self._left_out = self._left_out, 0
+        self._skipped.clear()
+        if count:
+            self._tell(f"… {count} lines left out …".encode())
 
     def _read(self) -> int | None:
         """Bytes read; 0 at the end, ``None`` if there is nothing now."""

@@ -70,6 +70,7 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
                 "root_path": pool.http.root_path,
                 "max_concurrency": pool.http.max_concurrency,
                 "access_log": pool.http.access_log,
+                "slow_request": pool.http.slow_request,
                 "linger": shutdown.linger,
             },
             doors={

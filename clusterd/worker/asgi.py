@@ -26,6 +26,7 @@ from .mailbox import Intake, Token
 from .options import Door, HttpOptions, Inboxed
 from .protocols import Send, fit
 from .shared import Accepted, Accepting
+from .slow import Watch
 
 TICK: Final = 1.0
 """Seconds between two values of the ``Date`` header."""
@@ -98,7 +99,8 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         else:
             config = _configure(app, options)
             fit(config)
-        connections = Connections(loop, config, board.words, options.linger)
+        watches = options.slow_request > 0
+        connections = Connections(loop, config, board.words, options.linger, watches=watches)
     except Exception:
         link.failed("engine", traceback.format_exc())
         raise
@@ -106,6 +108,7 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     if not await _unless_draining(_start_lifespan(config, lifespan, link), link):
         return  # it is to end before it has begun: nobody was served, and start-up code may wait for anything
     clock = _Clock(loop, connections, config)
+    watch = Watch(loop, connections.state.tasks, options.slow_request, link.tell) if watches else None
 
     def taken(sock: socket.socket, letter: Letter, token: Token, door: Door) -> None:
         connections.adopt(sock, lifespan.state, token, door)
@@ -130,6 +133,8 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         await lifespan.shutdown()
     finally:
         clock.stop()
+        if watch is not None:
+            watch.stop()
         intake.close()
         accepting.stop()
 

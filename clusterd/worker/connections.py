@@ -62,6 +62,7 @@ class Connections:
         loop: the worker's.
         config: uvicorn's, loaded and found to fit; its protocol classes are extended.
         words: the worker's row of the scoreboard.
+        watches: slow requests are looked for.
         linger: seconds, see :class:`clusterd.worker.options.HttpOptions`.
 
     Attributes:
@@ -71,9 +72,16 @@ class Connections:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, config: uvicorn.Config, words: memoryview, linger: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: uvicorn.Config,
+        words: memoryview,
+        linger: float,
+        *,
+        watches: bool = False,
     ) -> None:
         self.draining = False
+        self.watches = watches
         self.changed = asyncio.Event()
         self.state = ServerState()
         self.state.connections = Open(words, self.changed.set)

@@ -14,6 +14,7 @@ class HttpOptions:
         root_path: the prefix of the app's URLs that a proxy has taken away (ASGI ``root_path``).
         max_concurrency: connections, and requests, that are served at once before 503 is answered; 0 is unbounded.
         access_log: each request is logged to standard output.
+        slow_request: seconds after which it is told where a request is; 0 is never.
         linger: seconds that idle kept-alive connections get to close by themselves when the worker drains.
     """
 
@@ -22,6 +23,7 @@ class HttpOptions:
     root_path: str = ""
     max_concurrency: int = 0
     access_log: bool = False
+    slow_request: float = 0.0
     linger: float = 2.0
 
 

@@ -3,13 +3,16 @@
 import asyncio
 import os
 import socket
+import sys
 from dataclasses import dataclass
 
 from ..errors import AppError
-from ..unix.scoreboard import Board
-from ..wire import rows
+from ..unix.scoreboard import WORD, Board
+from ..wire import rows, series
 from ..wire.channel import Channel
 from ..wire.codecs import ADVANCED, JSON
+from . import values
+from .appmetrics import Collecting, install
 from .beat import Beat
 from .link import Link
 
@@ -23,23 +26,25 @@ class Inherited:
         sock: its end of the channel.
         channel: the protocol's state.
         board: the worker's row of the scoreboard, of a pool's worker.
+        collecting: likewise, what of the app's metrics must be asked for.
     """
 
     id: int
     sock: socket.socket
     channel: Channel
     board: Board | None = None
+    collecting: Collecting | None = None
 
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say once a second that the loop turns; to be called from it."""
-        if self.board is not None:
-            Beat(loop, self.board).start()
+        if self.board is not None and self.collecting is not None:
+            Beat(loop, self.board, self.collecting.look).start()
 
     def link(self, loop: asyncio.AbstractEventLoop) -> Link:
         """The channel, on a loop."""
         env = os.environ
         slot, generation = env.get("CLUSTERD_SLOT", "0"), env.get("CLUSTERD_GENERATION", "0")
-        return Link(
+        link = Link(
             loop,
             self.sock,
             self.channel,
@@ -49,6 +54,9 @@ class Inherited:
             pool=env.get("CLUSTERD_POOL", ""),
             generation=int(generation) if generation.isdecimal() else 0,
         )
+        if self.collecting is not None:
+            self.collecting.connect(loop, link)
+        return link
 
 
 def inherit() -> Inherited | None:
@@ -79,7 +87,9 @@ def inherit() -> Inherited | None:
         raise AppError(f"NODE_UNIQUE_ID is set, but NODE_CHANNEL_FD ({number!r}) is no channel") from None
     sock.set_inheritable(False)
     channel = Channel(codec=ADVANCED if mode == ADVANCED.name else JSON)
-    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel, _board())
+    board = _board()
+    collecting = None if board is None else _own_metrics(board)
+    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel, board, collecting)
 
 
 def _board() -> Board | None:
@@ -87,9 +97,17 @@ def _board() -> Board | None:
     if not number.isdecimal():
         return None
     try:
-        board = Board.attach(int(number), rows.WORDS, writable=True)
+        board = Board.attach(int(number), series.SIZE // WORD, writable=True)
     except (OSError, ValueError):
         return None
     os.close(int(number))
     board.words[rows.Row.VERSION] = rows.VERSION
     return board
+
+
+def _own_metrics(board: Board) -> Collecting:
+    """The program's own metrics, of those that it makes from now on."""
+    left_alone = install()
+    if left_alone:
+        sys.stderr.write(f"clusterd: {left_alone}\n")
+    return Collecting(values.attach(board.bytes))

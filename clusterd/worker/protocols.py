@@ -20,6 +20,7 @@ from ..wire.proxy import Header
 from . import tls
 from .arrival import Arrival
 from .mailbox import Taken
+from .slow import watched
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's head that httptools, which has no bound of its own, is fed after the first read of it; h11
@@ -40,6 +41,7 @@ class Owner(Protocol):
     """What a connection asks of those who keep all of them."""
 
     draining: bool
+    watches: bool
 
     @property
     def observe(self) -> Callable[[int], None]:
@@ -150,7 +152,11 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
                 message = owner.closing(cycle, message)
         return base_send(cycle, message)  # type: ignore[no-any-return]
 
-    return type("WorkerCycle", (base,), {"send": send, "run_asgi": run_asgi, "uvicorns_own": base})
+    async def watched_run_asgi(cycle: Any, app: Any) -> None:
+        await watched(cycle, run_asgi(cycle, app))
+
+    run = watched_run_asgi if owner.watches else run_asgi
+    return type("WorkerCycle", (base,), {"send": send, "run_asgi": run, "uvicorns_own": base})
 
 
 def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:

@@ -21,7 +21,6 @@ AWAY = {
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
-    "pools.NAME.http.slow_request": 'http.slow_request = "1s"',
     "pools.NAME.health.http_path": 'health.http_path = "/health"',
     "pools.NAME.health.http_interval": 'health.http_interval = "1s"',
     "pools.NAME.health.http_timeout": 'health.http_timeout = "1s"',

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import re
+import socket
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -271,3 +272,87 @@ def test_a_status_dump_is_written_whatever_the_level() -> None:
     assert [record["event"] for record in found] == ["status", "status_pool", "status_slot", "status_slot"]
     assert found[2]["state"] == "ready"
     assert found[2]["uptime"] == 10.0
+
+
+# -- lines that are JSON -------------------------------------------------------------------------------------------
+
+
+def one_line(text: str, **options: Any) -> str:
+    return logged(lambda log: log.line("web", 0, 7, "stderr", text), **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "level"),
+    [
+        ({"event": "paid", "order": 7, "level": "error"}, "error"),
+        ({"message": "paid", "levelname": "WARNING", "nested": {"a": [1]}}, "warning"),
+        ({"msg": "paid", "severity": "NOTICE"}, "info"),
+        ({"event": "paid", "level": 50}, "critical"),
+        ({"event": "stopped", "level": "unheard of", "service": "forged"}, "info"),
+    ],
+)
+def test_a_line_that_is_an_object_is_passed_on_as_fields(fields: dict[str, Any], level: str) -> None:
+    (record,) = records(lambda log: log.line("web", 0, 7, "stderr", json.dumps(fields)))
+    assert record["app"] == fields
+    assert (record["event"], record["level"], record["service"]) == ("output", level, "shop")
+    assert (record["pool"], record["slot"], record["worker"], record["stream"]) == ("web", 0, 7, "stderr")
+    assert "text" not in record
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "{not json}", '["a"]', '{"a": 1} trailing', '"text"', "{" * 5000 + "}" * 5000, '{"a": "\\ud800"}']
+)
+def test_what_only_looks_like_one_stays_text(text: str) -> None:
+    (record,) = records(lambda log: log.line("web", 0, 7, "stdout", text))
+    if "app" in record:  # whether half a surrogate is JSON is for the parser to say
+        assert text.startswith('{"a": "')
+    else:
+        assert record["text"] == text
+
+
+def test_such_a_line_is_readable_on_the_console_and_flat_in_logfmt() -> None:
+    text = json.dumps({"timestamp": "x", "event": "paid", "level": "error", "order": 7, "a b\x1b": {"c": "\x1b[2J"}})
+    console = one_line(text, format="console")
+    assert "web/0" in console
+    assert "error" in console
+    assert "paid" in console
+    assert "order=7" in console
+    assert "\x1b" not in console
+    flat = one_line(text, format="logfmt")
+    assert "event=output" in flat
+    assert "app.event=paid" in flat
+    assert "app.order=7" in flat
+    assert "\x1b" not in flat
+
+
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists)))
+def test_whatever_object_a_worker_prints_every_format_writes_one_line(fields: dict[str, Any]) -> None:
+    text = json.dumps(fields)
+    who = {"pool": "web", "slot": 0, "stream": "stdout"}
+    record = {"timestamp": "2026-01-01T00:00:00Z", "level": "info", "event": "output", **who, "text": text}
+    for render in (json_renderer(), logfmt_renderer(), console_renderer(False), console_renderer(True)):
+        assert "\n" not in render(record)
+
+
+# -- the journal -----------------------------------------------------------------------------------------------------
+
+
+def test_in_the_journal_each_line_has_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        status = os.fstat(ours.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        log = Log(ours.fileno(), "console", "debug", "shop")
+        log.emit("error", "one")
+        log.emit("debug", "two")
+        log.line("web", 0, 1, "stdout", '{"level": "critical", "event": "three"}')
+        log.slow_request("a\nb", pool="web", slot=0, worker=1, method="GET", path="/", seconds=1.5, where="task")
+        assert log.close(10.0)
+        said = theirs.recv(65536).decode().splitlines()
+    assert [line[:3] for line in said] == ["<3>", "<7>", "<2>", "<4>", "<4>", "<4>", "<4>"]
+
+
+def test_where_output_goes_elsewhere_nothing_is_before_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("1:2", "", "nonsense", "1:"):
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+        assert logged(lambda log: log.emit("error", "one")).startswith("{")

@@ -126,3 +126,51 @@ def test_the_workers_own_reading_end_shares_no_flags_with_ours() -> None:
         assert flags & fcntl.FD_CLOEXEC
 
     play(scene)
+
+
+def test_who_prints_without_end_is_cut_short_and_it_is_told_where_and_how_much() -> None:
+    async def scene(reader: Reader) -> None:
+        reader.output._budget.spend(1e6)  # others have used it up
+        os.set_blocking(reader.writing, False)
+        written = 0
+        while written < 200_000 and not reader.lines:
+            try:
+                written += os.write(reader.writing, b"".join(b"%d\n" % line for line in range(5000)))
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        reader.output._budget = output.Budget(asyncio.get_running_loop().time)  # they have become quiet
+        os.set_blocking(reader.writing, True)
+        await reader.until(lambda: any("left out" in line for line in reader.lines))
+        os.write(reader.writing, b"the end\n")
+        await reader.until(lambda: reader.lines[-1] == "the end")
+        (gap,) = [line for line in reader.lines if "left out" in line]
+        assert int(gap.split()[1]) > 1000
+
+    play(scene)
+
+
+def test_the_last_lines_are_kept_also_of_what_is_left_out() -> None:
+    async def scene(reader: Reader) -> None:
+        reader.output._budget.spend(1e6)
+        os.write(reader.writing, b"".join(b"%d\n" % line for line in range(2000)))
+        await asyncio.wait_for(asyncio.sleep(0.05), DEADLINE)
+        os.close(reader.writing)
+        reader.writing = -1
+        await reader.until(lambda: len(reader.lines) > 3)
+        assert reader.lines == ["… 1997 lines left out …", "1997", "1998", "1999"]
+        assert list(reader.kept) == ["1997", "1998", "1999"]
+
+    play(scene)
+
+
+def test_the_budget_is_a_share_of_the_time() -> None:
+    now = 0.0
+    budget = output.Budget(lambda: now)
+    for _ in range(100):
+        now += 1.0
+        budget.spend(output.SHARE)
+        assert not budget.overdrawn
+    budget.spend(output.BURST)
+    assert budget.overdrawn
+    now += 10.0
+    assert not budget.overdrawn

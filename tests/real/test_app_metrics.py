@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.procfs import wait_for
-from tests.real.clients import Metrics, dial
+from tests.real.clients import Metrics, dial, fetch
 from tests.real.harness import DEADLINE, Launcher, Service, kill
 from tests.real.playground import own_launcher
 
@@ -270,6 +270,43 @@ def test_totals_under_load_are_exactly_what_the_clients_counted_though_workers_a
     wait_for(lambda: service.metrics().value("app_orders_total", kind="end") == 1, DEADLINE)
     assert totals() == counted
     assert service.metrics().value("app_seconds_count") == counted.total() + 1
+
+
+SCRIPT = """
+import asyncio
+from clusterd import cluster
+from prometheus_client import Counter, Info
+
+served = Counter("script_served", "Requests.")
+Info("script", "Computed.").info({"version": "1"})
+
+async def handle(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    served.inc()
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+cluster.run(main())
+"""
+
+
+def test_a_program_that_uses_cluster_has_its_metrics_there_too(launcher: Launcher) -> None:
+    (launcher.folder / "server.py").write_text(SCRIPT)
+    settings = {"listeners": None, "pools": {"web": {"app": None, "script": "server.py"}}}
+    launcher.configuration(settings, workers=2)
+    service = launcher.run("--config", str(launcher.folder / "clusterd.toml"))
+    service.wait_log("worker_ready", count=2)
+    port = service.wait_log("output", stream="stdout")["text"]
+    for _ in range(6):
+        assert fetch(f"127.0.0.1:{port}", "/").status == 200
+    page = service.metrics()
+    assert page.value("script_served_total") == 6
+    wait_for(lambda: service.metrics().value("script_info", version="1") == 1, DEADLINE)
 
 
 FASTAPI = """
