@@ -23,6 +23,7 @@ from ..ops.control import Control
 from ..ops.journal import Journal
 from ..ops.logs import Log
 from ..ops.metrics import Metrics
+from ..ops.probe import Probe
 from ..ops.rates import Rates
 from ..ops.status import About
 from ..primary import kept, listeners, passed
@@ -36,7 +37,7 @@ from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
 from .manager import Manager
 from .reload import Reloader
-from .sight import HISTOGRAM_WORDS, Sight
+from .sight import HISTOGRAM_WORDS, Sight, Visits
 
 CONTROL_BACKLOG = 64
 
@@ -179,6 +180,7 @@ class Composition:
         sight.primary = self._primary = primary
         reloader = Reloader(self._loaded, self._read, primary, log, self._nofile)
         control = Control(sight, about, primary, journal, rates, partial(_audit, log))
+        probe = Probe(sight, Visits(primary), primary.order)
         servers = []
         if self._control is not None:
             servers.append(await http.start(self._control, control.answers(self._roles)))
@@ -188,11 +190,13 @@ class Composition:
             servers.append(await http.start(self._monitoring, admin.monitoring_routes(sight, metrics)))
         self._greet(log, primary, about)
         rates.start()
+        probe.start()
         manager.watch()
         try:
             return await primary.run()
         finally:
             rates.close()
+            probe.close()
             manager.close()
             self._remove_files()
             for server in servers:

@@ -1,8 +1,10 @@
 """What the rooms that only look (:mod:`clusterd.ops`) see of the primary, which they must not know."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..core.facts import View
+from ..ops.probe import Question
 from ..ops.source import ListenerSample, Sample, Segment
 from ..primary.child import Child
 from ..primary.service import Primary
@@ -133,3 +135,20 @@ class Sight:
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.primary.last_lines(worker)
+
+
+class Visits:
+    """Whom :class:`~clusterd.ops.probe.Probe` asks: the workers of pools with a ``health.http_path``."""
+
+    def __init__(self, primary: Primary) -> None:
+        self._primary = primary
+
+    def questions(self) -> Mapping[str, Question]:
+        return {
+            name: Question(pool.health.http_path, pool.health.http_interval, pool.health.http_timeout)
+            for name, pool in self._primary.config.pools.items()
+            if pool.health.http_path and pool.health.http_interval and pool.health.http_timeout
+        }
+
+    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
+        return self._primary.visit(worker, refused)

@@ -38,9 +38,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.stop_signal"),
     Later("pools.NAME.cpu_affinity"),
     Later("pools.NAME.on_message"),
-    Later("pools.NAME.health.http_path"),
-    Later("pools.NAME.health.http_interval"),
-    Later("pools.NAME.health.http_timeout"),
     Later("memory"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
 )

@@ -287,6 +287,32 @@ class Children:
         self._signal(child, signal.SIGKILL)
         return True
 
+    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
+        """A connection to this worker alone, through no queue: over its channel, as Node hands over connections.
+
+        Args:
+            refused: called if the worker will not have it.
+        """
+        child = self.by_id.get(worker)
+        key = None if child is None else self.scripts.door(child)
+        if child is None or key is None or not child.ready or child.draining:
+            return None
+        try:
+            near, far = socket.socketpair()
+        except OSError:
+            return None
+
+        def answered(received: Received) -> None:
+            try:
+                reply = messages.read(received.message)
+            except PeerError:
+                reply = None
+            if not (isinstance(reply, messages.Reply) and reply.accepted):
+                refused()
+
+        child.talk.ask(messages.newconn(key), answered, far.detach())
+        return near
+
     def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
         """Have ``done`` called, later and once, with a worker's stacks as text; false if it is not known or not born.
 

@@ -148,6 +148,13 @@ class Scripts:
             case _:
                 pass
 
+    def door(self, worker: Worker) -> str | None:
+        """The key under which it can be handed a connection of its own; ``None`` while it serves nothing."""
+        if worker.pool not in self._pools:
+            return messages.PROBE
+        servers = self._sharing[worker.pool].servers.values()
+        return next((server.key for server in servers if worker.id in server.seats), None)
+
     # -- the end of one ------------------------------------------------------------------------------------------
 
     def drain(self, worker: Worker) -> bool:

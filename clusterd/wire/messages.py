@@ -52,6 +52,9 @@ __all__ = [
 
 CLUSTER: Final = "NODE_CLUSTER"
 
+PROBE: Final = "clusterd:probe"
+"""The key under which a worker of an app serves connections that are meant for it alone: health checks."""
+
 MAX_REPORT: Final = 16 * 1024
 """Longest report of a failed boot, in characters; of a longer one the middle is left out."""
 

@@ -18,14 +18,15 @@ import uvicorn
 
 from ..errors import AppError
 from ..unix.scoreboard import Board
+from ..wire import messages
 from ..wire.mail import Letter
 from .connections import Connections
 from .interface import judge
 from .link import Link
 from .mailbox import Intake, Token
-from .options import Door, HttpOptions, Inboxed
+from .options import PLAIN, Door, HttpOptions, Inboxed
 from .protocols import Send, fit
-from .shared import Accepted, Accepting
+from .shared import VISIT, Accepted, Accepting
 from .slow import Watch
 
 TICK: Final = 1.0
@@ -116,6 +117,10 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     def accepted(sock: socket.socket, token: Accepted, door: Door) -> None:
         connections.adopt(sock, lifespan.state, token, door)
 
+    def visited(fd: int) -> bool:
+        connections.adopt(socket.socket(fileno=fd), lifespan.state, VISIT, PLAIN)
+        return True
+
     mailboxes, shared = [box for box in boxes if not box.door.shared], [box for box in boxes if box.door.shared]
     intake = Intake(loop, mailboxes, taken, connections.changed.set, board.words)
     accepting = Accepting(loop, shared, accepted, connections.changed.set, board.words)
@@ -123,6 +128,7 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
         clock.tick()
         intake.start()
         link.when_placed(accepting.start)
+        link.serve(messages.PROBE, visited)
         for box in boxes:
             host, port = box.sockname
             link.listening(host or None, port, -1 if port < 0 else 6 if ":" in host else 4)

@@ -42,6 +42,8 @@ class Accepted:
 
 
 _ACCEPTED: Final = Accepted()
+VISIT: Final = _ACCEPTED
+"""… and of one that came by the control channel, for this worker alone."""
 
 
 class _Source:

@@ -21,9 +21,6 @@ AWAY = {
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
-    "pools.NAME.health.http_path": 'health.http_path = "/health"',
-    "pools.NAME.health.http_interval": 'health.http_interval = "1s"',
-    "pools.NAME.health.http_timeout": 'health.http_timeout = "1s"',
     "memory": "memory.guard = false",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
 }
@@ -65,7 +62,7 @@ def test_every_entry_of_the_table_names_a_key_or_table_of_the_schema() -> None:
 
 def test_reference_tables_say_what_is_lacking() -> None:
     assert lacking("pools.NAME.tasks") == "Not in this version yet."
-    assert lacking("pools.NAME.health.http_path") == "Not in this version yet."
+    assert lacking("pools.NAME.tasks") == "Not in this version yet."
     assert lacking("pools.NAME.interface") == 'Not in this version yet: "wsgi".'
     assert lacking("pools.NAME.workers") == ""
 
