@@ -28,7 +28,8 @@ MAX_PAYLOAD: Final = 512
 SEND_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _TAKE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _LOST_SOMETHING: Final = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
-_RIGHTS: Final = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
+_SOCKET: Final = int(socket.SOL_SOCKET)
+_PASSED: Final = int(socket.SCM_RIGHTS)
 _FD: Final = struct.Struct("i")
 # CMSG_LEN and not CMSG_SPACE: the padding of the latter has room for a second descriptor on 64-bit machines.
 _ONE_FD: Final = socket.CMSG_LEN(_FD.size)
@@ -110,7 +111,7 @@ class Outbox:
         self._fd = fd
         self.sendmsg = self._socket.sendmsg  # bound once: this is called for every connection
         self.passing = array.array("i", [-1])  # filled in place, as is _count: tuples made once are 0.3 us less
-        self.rights = ((*_RIGHTS, self.passing),)
+        self.rights = ((_SOCKET, _PASSED, self.passing),)
         self._count = array.array("i", [0])  # filled in place by every ioctl; a bytes argument costs 0.5 us more
 
     def fileno(self) -> int:
@@ -202,8 +203,9 @@ class Inbox:
             # side: never with ``pair``, whose reading end cannot send.
             return self.take()
         fd: int | None = None
-        for level, kind, data in ancillary:
-            if (level, kind) == _RIGHTS and len(data) >= _FD.size:
+        if ancillary:  # there is room for one
+            level, kind, data = ancillary[0]
+            if level == _SOCKET and kind == _PASSED and len(data) >= _FD.size:
                 fd = _FD.unpack_from(data)[0]
         if not payload and fd is None:
             raise EOFError("no more mail will come: the mailbox has no writer any more")

@@ -14,14 +14,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
 from typing import Any, Final, Literal
 
-import uvicorn
-
 from ..errors import AppError
 from ..unix.scoreboard import Board
 from ..wire import messages
 from ..wire.mail import Letter
 from .connections import Connections
 from .interface import judge
+from .library import uvicorn
 from .link import Link
 from .mailbox import Intake, Token
 from .options import PLAIN, Door, HttpOptions, Inboxed

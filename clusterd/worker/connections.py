@@ -8,11 +8,9 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-import uvicorn
-from uvicorn.server import ServerState
-
 from ..wire.rows import REQUEST, Row
 from .arrival import FAREWELL, Arrival, Complaints
+from .library import ServerState, uvicorn
 from .mailbox import Taken
 from .options import PLAIN, Door
 from .protocols import Message, WebSocket, begun, busy, extend, waiting

@@ -303,7 +303,7 @@ class Intake:
         words[_TAKEN] += 1
         self._waited_ns = waited = now - letter.accepted_ns
         self._observe(waited)
-        if self._silence_timer is None:
+        if self._silence_timer is None and len(self._unread) >= MAX_UNREAD:
             self._arm()
         try:
             self._on_connection(sock, letter, token, box.door)

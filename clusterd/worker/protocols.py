@@ -11,14 +11,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic_ns
 from typing import Any, Final, Protocol
 
-import uvicorn
-from uvicorn.server import ServerState
-
 from ..errors import HostError
 from ..unix.sockets import unread
 from ..wire.proxy import Header
 from . import tls
 from .arrival import Arrival
+from .library import ServerState, uvicorn
 from .mailbox import Taken
 from .slow import watched
 
