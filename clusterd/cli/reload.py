@@ -23,6 +23,9 @@ class Reloader:
         primary: who tries it out.
         log: where it is said what takes a restart.
         nofile: see :func:`clusterd.primary.plans.plan`.
+
+    Attributes:
+        hashes: of the configuration of each generation that is being tried out, or was last.
     """
 
     def __init__(self, loaded: Loaded, read: Callable[[], Loaded], primary: Primary, log: Log, nofile: int) -> None:
@@ -32,6 +35,7 @@ class Reloader:
         self._log = log
         self._nofile = nofile
         self._turn = asyncio.Lock()
+        self.hashes: dict[int, str] = {}
         self._tasks: set[asyncio.Task[int | None]] = set()
 
     def ask(self, pool: str = "") -> None:
@@ -63,6 +67,7 @@ class Reloader:
                     name: plan(name, config.pools[name], config, os.environ, self._nofile, generation) for name in names
                 }
                 policy = configuration.policy(config, cpus=cgroup.cpu_count())
+                self.hashes = {generation: found.sha256}
                 self._primary.reload(generation, config, policy, plans)
             except UsageError:
                 raise

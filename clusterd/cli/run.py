@@ -15,7 +15,8 @@ import click
 
 from .. import config as configuration
 from ..config.load import Loaded
-from ..core.facts import Fact, Stopped
+from ..core.facts import Fact, ReloadEnded, Stopped
+from ..core.reasons import Verdict
 from ..errors import EXIT_FAILED, ClusterdError, HostError
 from ..ops import admin, http, termination
 from ..ops import roles as who
@@ -159,8 +160,12 @@ class Composition:
             journal.line(pool, slot, worker, stream, text)
             log.line(pool, slot, worker, stream, text)
 
+        def promoted(fact: Fact) -> None:
+            if isinstance(fact, ReloadEnded) and fact.verdict is Verdict.PROMOTED and fact.generation is not None:
+                metrics.config_sha256 = reloader.hashes.get(fact.generation, metrics.config_sha256)
+
         eyes = Eyes(
-            facts=(metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
+            facts=(promoted, metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
             line=line,
             message=lambda worker, message, fd: _message(log, worker, message, fd),
             report=lambda worker, told: _report(sight, metrics, log, worker, told),

@@ -100,6 +100,16 @@ class AppMetrics:
                 if part is not None:
                     part.gauges.pop(worker, None)
 
+    def move(self, worker: int, slot: int) -> None:
+        """A worker has got another slot: a spare that takes a place."""
+        member = self._members.get(worker)
+        if member is not None:
+            member.place = (member.segment.pool, str(slot))
+            for part in [*(member.parts[cell] for cell in member.gauges), *member.computed_gauges]:
+                if part is not None and worker in part.gauges:
+                    value, timestamp, _ = part.gauges[worker]
+                    part.gauges[worker] = (value, timestamp, member.place)
+
     def _member(self, worker: int, segment: Segment) -> _Member:
         member = self._members.get(worker)
         if member is None:

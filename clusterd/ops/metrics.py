@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from time import monotonic
@@ -18,7 +19,7 @@ from clusterd.ops.appmetrics import AppMetrics
 from clusterd.ops.asking import Asking
 from clusterd.ops.exposition import Encoder, Steps, Timed, at_once, in_turns
 from clusterd.ops.metrics_table import BY_NAME, METRICS
-from clusterd.ops.readings import Now, Readings
+from clusterd.ops.readings import LastReload, Now, Readings
 from clusterd.ops.source import Source
 from clusterd.ops.tally import Tally
 
@@ -88,6 +89,9 @@ class Metrics:
         self._starts: Counter[str] = Counter()
         self._exits: Counter[tuple[str, str]] = Counter()
         self._kills: Counter[tuple[str, str]] = Counter()
+        self._reloads: Counter[tuple[str, str]] = Counter()
+        self._reloading: tuple[str, ...] = ()
+        self._last_reload = LastReload(successful=True, success_at=wall())  # the start loaded it
         self._reclaimed: dict[tuple[str, str], int] = {}
         self._histograms: dict[tuple[str, str], _Histogram] = {}
         # Of the primary itself, from an own registry: the default one has what the program registered, if it is one.
@@ -110,6 +114,11 @@ class Metrics:
                 self._tally.move(fact.worker, fact.slot)
                 if fact.vacant_for is not None:
                     self._observe("worker_replacement_duration_seconds", fact.pool, fact.vacant_for)
+                self.app.move(fact.worker, fact.slot)
+            case f.ReloadBegan():
+                self._reloading = fact.pools
+            case f.ReloadEnded():
+                self._reloaded(fact)
             case f.WorkerSpawnFailed():
                 self._tally.end(fact.worker)
             case f.WorkerReady():
@@ -180,6 +189,17 @@ class Metrics:
             self._reclaimed[key] = max(count, self._reclaimed.get(key, 0))
         yield from self.app.read(self._source.segments())
 
+    def _reloaded(self, ended: f.ReloadEnded) -> None:
+        tried = ended.generation is not None
+        for pool in self._reloading if tried else [pool.name for pool in self._source.view().pools]:
+            self._reloads[pool, ended.verdict.value] += 1
+            if tried:
+                self._observe("reload_duration_seconds", pool, ended.took)
+        if ended.verdict is f.Verdict.PROMOTED:
+            self._last_reload = LastReload(successful=True, success_at=self._wall())
+        elif ended.verdict in (f.Verdict.ROLLED_BACK, f.Verdict.REFUSED):
+            self._last_reload = replace(self._last_reload, successful=False)
+
     def _observe(self, name: str, pool: str, value: float) -> None:
         self._histograms.setdefault((name, pool), _Histogram()).observe(value)
 
@@ -201,7 +221,16 @@ class Metrics:
         now = Now(view, self._clock(), self._wall() - self._clock())
         pools = list(dict.fromkeys([pool.name for pool in view.pools] + list(self._starts)))
         readings = Readings(
-            self._source, self._tally, now, pools, self._starts, self._exits, self._kills, self._reclaimed
+            self._source,
+            self._tally,
+            now,
+            pools,
+            self._starts,
+            self._exits,
+            self._kills,
+            self._reclaimed,
+            self._reloads,
+            self._last_reload,
         )
         for name, row in BY_NAME.items():
             metric = Metric(row.name.removesuffix("_total"), row.help, row.type)

@@ -37,6 +37,20 @@ METRICS: tuple[MetricRow, ...] = (
         "no new work should be sent here.",
     ),
     MetricRow(
+        "clusterd_config_last_reload_successful", "gauge", (),
+        "1 if the last reload, or the start, was successful, 0 if it was refused or rolled back. A rise: it is well "
+        "again. A fall: what is running is not what the files say.",
+    ),
+    MetricRow(
+        "clusterd_config_last_reload_success_timestamp_seconds", "gauge", (),
+        "When the last reload, or the start, was successful, in Unix time. A rise: a reload.",
+    ),
+    MetricRow(
+        "clusterd_reloads_total", "counter", ("pool", "verdict"),
+        "Reloads that ended, by verdict. A rise of rolled_back: the new code or configuration did not work, and the "
+        "old goes on.",
+    ),
+    MetricRow(
         "clusterd_pool_workers", "gauge", ("pool", "state"),
         "Workers by state, of all generations. A rise of anything but ready that lasts: workers do not start or do "
         "not end.",
@@ -84,6 +98,10 @@ METRICS: tuple[MetricRow, ...] = (
         "clusterd_worker_replacement_duration_seconds", "histogram", _POOL,
         "Seconds from a worker's unasked end until its successor was ready, back-off included. A rise: capacity is "
         "missing for longer.",
+    ),
+    MetricRow(
+        "clusterd_reload_duration_seconds", "histogram", _POOL,
+        "Seconds from the beginning of a reload until its verdict. A rise: the app starts or drains more slowly.",
     ),
     MetricRow(
         "clusterd_drain_duration_seconds", "histogram", _POOL,

@@ -35,6 +35,18 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
+class LastReload:
+    """What became of the last reload; the start counts as one.
+
+    Attributes:
+        success_at: Unix time of the last that was successful.
+    """
+
+    successful: bool
+    success_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """Everything a page is made of; each method is called once for it, and read a few samples at a time."""
 
@@ -46,6 +58,8 @@ class Readings:
     exits: Counter[tuple[str, str]]
     kills: Counter[tuple[str, str]]
     reclaimed: Mapping[tuple[str, str], int]
+    counted_reloads: Counter[tuple[str, str]]
+    last_reload: LastReload
 
     @property
     def python(self) -> str:
@@ -56,6 +70,17 @@ class Readings:
 
     def ready(self) -> Reading:
         yield (), int(self.now.view.ready)
+
+    def config_last_reload_successful(self) -> Reading:
+        yield (), int(self.last_reload.successful)
+
+    def config_last_reload_success_timestamp_seconds(self) -> Reading:
+        yield (), round(self.last_reload.success_at, 3)
+
+    def reloads(self) -> Reading:
+        for pool in self.pools:
+            for verdict in f.Verdict:
+                yield (pool, verdict.value), self.counted_reloads[pool, verdict.value]
 
     def pool_workers(self) -> Reading:
         for pool in self.now.view.pools:

@@ -169,6 +169,31 @@ def test_facts_are_counted() -> None:
     assert value(page, "drain_duration_seconds_bucket", pool="web", le="25.0") == 1
 
 
+def test_reloads_are_counted_for_the_pools_they_were_for_and_the_last_one_is_known() -> None:
+    source = Staged()
+    metrics = metrics_of(source)
+    page = read(metrics)
+    assert value(page, "config_last_reload_successful") == 1
+    assert value(page, "config_last_reload_success_timestamp_seconds") == WALL
+    metrics.fact(f.ReloadBegan(2, ("web",)))
+    metrics.fact(f.ReloadEnded(2, f.Verdict.ROLLED_BACK, "it crashed", "", 3.0))
+    page = read(metrics)
+    assert value(page, "reloads_total", pool="web", verdict="rolled_back") == 1
+    assert value(page, "reload_duration_seconds_sum", pool="web") == 3
+    assert value(page, "config_last_reload_successful") == 0
+    metrics.fact(f.ReloadBegan(3, ("web",)))
+    metrics.fact(f.ReloadEnded(3, f.Verdict.SUPERSEDED, "another", "", 1.0))
+    assert value(read(metrics), "config_last_reload_successful") == 0
+    metrics.fact(f.ReloadBegan(4, ("web",)))
+    metrics.fact(f.ReloadEnded(4, f.Verdict.PROMOTED, "ready", "", 1.0))
+    assert value(read(metrics), "config_last_reload_successful") == 1
+    metrics.fact(f.ReloadEnded(None, f.Verdict.REFUSED, "no such key", "", 0.0))
+    page = read(metrics)
+    assert value(page, "reloads_total", pool="web", verdict="refused") == 1
+    assert value(page, "reload_duration_seconds_count", pool="web") == 3
+    assert value(page, "config_last_reload_successful") == 0
+
+
 def test_what_a_worker_counted_outlives_it() -> None:
     source = Staged(rows={1: busy_row(requests_2xx=5)}, given={(1, "http"): 9})
     metrics = metrics_of(source)

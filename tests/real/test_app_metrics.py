@@ -1,11 +1,13 @@
 """The app's own prometheus_client metrics on the service's page: once, right, whatever becomes of workers."""
 
 import http.client
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPException
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,11 @@ async def app(scope, receive, send):
 
 def up(launcher: Launcher, workers: int = 3, **settings: object) -> Service:
     (launcher.folder / "app.py").write_text(APP)
-    launcher.configuration({"pools": {"web": {"restart": {"initial_delay": "10ms"}}}, **settings}, workers=workers)
+    pool = {
+        "restart": {"initial_delay": "10ms", "max_delay": "50ms", "give_up_after": 0},
+        "reload": {"canary": "100ms"},
+    }
+    launcher.configuration({"pools": {"web": pool}, **settings}, workers=workers)
     service = launcher.run("--config", str(launcher.folder / "clusterd.toml"))
     service.wait_log("worker_ready", count=workers)
     return service
@@ -115,8 +121,8 @@ def gauges(page: Metrics, name: str) -> dict[tuple[str, ...], float]:
 
 def test_whatever_the_app_registers_comes_out_once_and_aggregated(launcher: Launcher) -> None:
     service = up(launcher)
-    for kind, count in (("tea", 6), ("pot", 3)):
-        for _ in range(count):
+    for kind, times in (("tea", 6), ("pot", 3)):
+        for _ in range(times):
             service.get(f"/order?kind={kind}")
     service.get("/order?kind=pot&seconds=5")
     pids = each(service, "/set?to=NUMBER")
@@ -152,6 +158,8 @@ def test_whatever_the_app_registers_comes_out_once_and_aggregated(launcher: Laun
     assert gauges(page, "process_start_time_seconds").keys() == {()}
     assert len(gauges(page, "python_info")) == 1
     assert "clusterd_mine_total" not in page.names()
+    service.wait_log("app_metric_refused", metric="clusterd_mine")
+    service.metrics()
     assert len(service.logged("app_metric_refused", metric="clusterd_mine")) == 1
     assert page.text.count("# TYPE app_orders_total counter") == 1
 
@@ -226,11 +234,13 @@ def test_a_page_waits_for_no_collector_that_hangs(launcher: Launcher) -> None:
 def test_totals_under_load_are_exactly_what_the_clients_counted_though_workers_are_killed(launcher: Launcher) -> None:
     service = up(launcher, 4)
     counted: Counter[str] = Counter()
-    lock = threading.Lock()
+    lock, done = threading.Lock(), threading.Event()
     address = service.address()
 
     def client(number: int) -> None:
-        for turn in range(150):
+        for turn in count():
+            if turn >= 60 and done.is_set():
+                return
             path, kind = f"/order?kind=k{turn % 5}", f"k{turn % 5}"
             if turn % 50 == 25:
                 path, kind = "/die", "last"
@@ -252,8 +262,11 @@ def test_totals_under_load_are_exactly_what_the_clients_counted_though_workers_a
     for thread in threads:
         thread.start()
     pages = []
-    while any(thread.is_alive() for thread in threads):
+    for number in range(1, 4):
+        service.signal(signal.SIGHUP)
+        service.wait_log("reload_ended", count=number)
         pages.append(service.metrics().value("app_orders_total"))
+    done.set()
     for thread in threads:
         thread.join()
     assert pages == sorted(pages)
@@ -269,6 +282,8 @@ def test_totals_under_load_are_exactly_what_the_clients_counted_though_workers_a
     service.get("/order?kind=end")
     wait_for(lambda: service.metrics().value("app_orders_total", kind="end") == 1, DEADLINE)
     assert totals() == counted
+    begun = {record["generation"] for record in service.logged("zygote_ready")}
+    assert service.metrics().value("app_imports_total") in {3 * n for n in range(1, len(begun) + 1)}
     assert service.metrics().value("app_seconds_count") == counted.total() + 1
 
 
