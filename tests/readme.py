@@ -11,6 +11,7 @@ from clusterd.cli import COMMANDS, cli, pm2_table
 from clusterd.config import reference_rows
 from clusterd.ops.metrics_table import METRICS
 from clusterd.primary.doors import SIGNALS
+from tests.conformance.decisions import IMPROVED, Decision, decisions
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -115,9 +116,24 @@ def pm2_keys() -> str:
     return pm2(pm2_table.KEYS, "key of an ecosystem file")
 
 
+def conformance() -> str:
+    """Node's own tests: how many of them pass, and what is decided of the others."""
+    made = decisions()
+    counts = [[kind.value, str(sum(one.kind is kind for one in made.values()))] for kind in Decision]
+    others = [[str(number), one.kind.value, one.reason] for number, one in made.items() if one.reason]
+    return "\n\n".join(
+        [
+            table(["of Node's 89 cluster tests", "number"], counts),
+            table(["test", "decision", "why, and what there is instead"], others),
+            table(["what", "in Node", "here"], IMPROVED),
+        ]
+    )
+
+
 SECTIONS = {
     "pm2-commands": pm2_commands,
     "pm2-keys": pm2_keys,
+    "conformance": conformance,
     "commands": commands,
     "exit-codes": exit_codes,
     "signals": signals,

@@ -15,8 +15,7 @@
 
         cluster.run(serve())
 
-Names are Node's in snake_case, events have Node's names and arguments. What is of one role only raises ``RuntimeError``
-in the other.
+Names, events and arguments are Node's, in snake_case. What is of one role only raises ``RuntimeError`` in the other.
 """
 
 import asyncio
@@ -30,6 +29,7 @@ from typing import Any, TypeVar
 
 from ..errors import AppError
 from ..wire.acts import Listening
+from ..worker import ending as _ending
 from ..worker import link as _link
 from ..worker import loops as _loops
 from ..worker.program import inherit as _inherit
@@ -119,9 +119,7 @@ def _be() -> "_Child | None":
     link = inherited.link(_home.loop())
     link.online()
     child = _Child(link, _home.loop)
-    child.on_running = inherited.beat
-    if inherited.board is not None:
-        child.shares.words = inherited.board.words
+    child.on_running, child.shares.words = inherited.beat, inherited.words
     return child
 
 
@@ -168,7 +166,7 @@ def setup_primary(given: Mapping[str, Any] | None = None, /, **more: Any) -> Non
     ``stdio``, ``uid``, ``gid``.
 
     Raises:
-        ValueError: ``scheduling_policy`` is neither ``SCHED_RR`` nor ``SCHED_NONE``.
+        ValueError: ``scheduling_policy`` is neither of the two.
     """
     global settings
     settings = _as_primary("setup_primary").setup(settings, {**(given or {}), **more})
@@ -221,8 +219,10 @@ def run(
         return _run_beside(main)
     if _child is None:
         return _home.run(_as_primary("run").live(main), loop_class)
+    _child.threaded = False
     try:
-        return _home.run(_child.live(main), loop_class)
+        with _ending.spared(lambda: _child.ending):
+            return _home.run(_child.live(main), loop_class)
     finally:
         _child.close()
 
@@ -387,7 +387,7 @@ def listen(
         wanted = asked[0]
     if shared:
         wanted = _Wanted(wanted.address, wanted.port, wanted.address_type, backlog=backlog, shared=True)
-    run = functools.partial(_serving.call_on, loop)
+    run = functools.partial(_serving.call_on, _home.loop)
     return asyncio.run_coroutine_threadsafe(_serving.listen(_child.shares, wanted, run), loop).result()
 
 

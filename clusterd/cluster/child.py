@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -18,6 +17,9 @@ T = TypeVar("T")
 
 SETTLING = 0.01
 """Seconds between looks whether what was sent is on its way, when the channel is to be closed."""
+
+POLITE = 10.0
+"""Seconds that a server gets to end which sees to its own end."""
 
 PATIENCE = 5.0
 """Seconds that what was sent gets to be on its way, when this process is about to end."""
@@ -100,6 +102,7 @@ class Child:
         self._managed = managed
         self._gone: asyncio.Event | None = None
         self._ended = False
+        self._polite = False
         self._tries = 0
         self.process = Process(self, IpcChannel(self._look))
         self.worker = Worker(id=link.id, state="online", process=self.process)
@@ -153,8 +156,7 @@ class Child:
         self.shares.close(then)
         # A server that sees to its own end, as uvicorn, Hypercorn and aiohttp's runner do, is told to by SIGTERM: it
         # knows which of its connections are idle, which nobody else does.
-        if callable(signal.getsignal(signal.SIGTERM)):
-            ending.signal_myself(signal.SIGTERM)
+        self._polite = ending.ask_politely()
 
     def _announce(self, then: Callable[[], None]) -> None:
         if self.link.connected:
@@ -207,7 +209,8 @@ class Child:
     async def live(self, main: Coroutine[Any, Any, T] | None) -> T | None:
         """Run ``main`` until it ends, or until the channel has closed as it was meant to; without one, until then."""
         self._gone = asyncio.Event()
-        self.on_running(asyncio.get_running_loop())
+        on_running, self.on_running = self.on_running, lambda loop: None
+        on_running(asyncio.get_running_loop())
         self._look()
         gone = asyncio.ensure_future(self._gone.wait())
         if main is None:
@@ -217,6 +220,8 @@ class Child:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # a sys.exit in it is no news
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and self._ended and self._polite:
+                await asyncio.wait((task,), timeout=POLITE)
             if not task.done() and self._ended:
                 task.cancel()
             return await self._end_of(task)
@@ -235,6 +240,11 @@ class Child:
             assert self._gone is not None
             await self._gone.wait()
         return result
+
+    @property
+    def ending(self) -> bool:
+        """It is to end, because it was asked to or wants to."""
+        return bool(self.worker.exited_after_disconnect)
 
     def close(self) -> None:
         """The program has ended by itself: the channel closes after what is on its way."""

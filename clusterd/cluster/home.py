@@ -57,9 +57,10 @@ class Home:
         Raises:
             RuntimeError: a loop runs already.
         """
-        if asyncio._get_running_loop() is not None or self._thread is not None:
+        if asyncio._get_running_loop() is not None:
             main.close()
             raise RuntimeError("cluster.run() cannot be called while an event loop runs; await what it would run")
+        self._stop_thread()
         if loop_class is not None and (self._loop is None or not isinstance(self._loop, loop_class)):
             old, self._loop = self._loop, self.make(loop_class)
             self._on_move(self._loop)
@@ -102,6 +103,13 @@ class Home:
             self._thread.start()
         assert self._loop is not None
         return self._loop
+
+    def _stop_thread(self) -> None:
+        """The loop goes on in this thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
 
     @staticmethod
     def _run_forever(loop: asyncio.AbstractEventLoop) -> None:

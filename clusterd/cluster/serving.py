@@ -230,7 +230,6 @@ class _Shared(socket.socket):
             on_close()
 
 
-def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    """Have a function called on a loop of another thread, unless that is gone."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(function, *arguments)
+def call_on(loop: Callable[[], asyncio.AbstractEventLoop], function: Callable[..., object], *arguments: object) -> None:
+    """Have a function called on a loop of another thread, or later on that of this one."""
+    loop().call_soon_threadsafe(function, *arguments)

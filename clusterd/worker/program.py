@@ -35,6 +35,11 @@ class Inherited:
     board: Board | None = None
     collecting: Collecting | None = None
 
+    @property
+    def words(self) -> memoryview | None:
+        """The row itself."""
+        return None if self.board is None else self.board.words
+
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say once a second that the loop turns; to be called from it."""
         if self.board is not None and self.collecting is not None:

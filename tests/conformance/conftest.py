@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,3 +21,9 @@ def run(run_dir: Path) -> Iterator[Run]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left, "a program left processes behind"
+
+
+@pytest.fixture
+def python() -> str:
+    """The interpreter that Node is to run workers with."""
+    return sys.executable

@@ -171,8 +171,10 @@ def test_a_unix_socket_that_another_serves_is_in_use(run: Run, run_dir: Path) ->
 
 
 @conforms(27)
-def test_a_port_that_was_in_use_can_be_had_when_it_is_free(run: Run) -> None:
-    ended = run("""
+@pytest.mark.parametrize("policy", ["rr", "none"])
+def test_a_port_that_was_in_use_can_be_had_when_it_is_free(run: Run, policy: str) -> None:
+    ended = run(
+        """
         if cluster.is_primary:
             other = socket.create_server(("127.0.0.1", 0))
             worker = cluster.fork({"PORT": other.getsockname()[1]})
@@ -194,8 +196,27 @@ def test_a_port_that_was_in_use_can_be_had_when_it_is_free(run: Run) -> None:
                 cluster.worker.disconnect()
                 await never()
             cluster.run(main())
-    """)
+        """,
+        env={"NODE_CLUSTER_SCHED_POLICY": policy},
+    )
     assert ended.said == [[98], ["listening", True]]
+
+
+def test_a_unix_socket_that_nobody_serves_any_more_is_taken_over(run: Run, run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(run_dir / "stale.sock"))
+        dead.listen()
+    ended = run("""
+        if cluster.is_primary:
+            worker = cluster.fork()
+            worker.on("listening", lambda info: (say("listening"), worker.disconnect()))
+            cluster.run()
+        else:
+            async def main():
+                await (await cluster.create_server(Echo, path="stale.sock")).serve_forever()
+            cluster.run(main())
+    """)
+    assert ended.said == [["listening"]]
 
 
 @conforms(31)
