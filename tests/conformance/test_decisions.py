@@ -33,13 +33,12 @@ def test_every_number_is_decided_and_what_passes_has_a_test() -> None:
 def test_an_accept_that_fails_costs_no_connection(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:
-            from clusterd.unix import sockets
-            accept, failures = sockets.accept, [24, 103]
+            accept, failures = socket.socket._accept, [24, 103]
             def failing(listener):
                 if failures:
                     raise OSError(failures.pop(), "injected")
                 return accept(listener)
-            sockets.accept = failing
+            socket.socket._accept = failing
             worker = cluster.fork()
             @worker.on("listening")
             async def _(info):

@@ -118,7 +118,8 @@ HTTP_SERVER = """
 """
 
 WAITRESS = """
-    import waitress
+    import logging, waitress
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # on a slow machine it warns of requests that wait
     def app(environ, start_response):
         start_response("200 OK", [("Content-Length", str(len(me)))])
         return [me.encode()]
