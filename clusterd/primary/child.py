@@ -12,7 +12,9 @@ from ..wire.conversation import Conversation
 from . import output
 from . import stacks as stack_files
 from .dispatch import Box, Dispatch
+from .memory import Weight
 from .shared import Shared
+from .weighing import weigh
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class Child:
     pidfd: int = -1
     ready: bool = False
     draining: bool = False
+    killed: bool = False
     turned_ns: int = 0
 
     def row(self) -> tuple[int, ...]:
@@ -65,6 +68,12 @@ class Child:
             words[rows.Row.REQUESTS_5XX],
             words[rows.Row.PROPORTIONAL_BYTES],
         )
+
+    def weight(self) -> Weight:
+        """What it holds of the memory."""
+        words = self.board.words
+        size = weigh(words[rows.Row.PROPORTIONAL_BYTES], words[rows.Row.RESIDENT_BYTES], self.pid)
+        return Weight(self.id, self.pool, self.slot, size, self.ready, self.draining)
 
     def close_mail(self) -> None:
         """No more mail: what is in the boxes can still be taken."""

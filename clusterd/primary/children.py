@@ -13,7 +13,7 @@ from ..core import events as e
 from ..core.commands import Spawn
 from ..errors import PeerError
 from ..spawner.client import Parts
-from ..unix import mail, pidfd, scoreboard
+from ..unix import cgroup, mail, pidfd, scoreboard
 from ..unix.stream import FdStream
 from ..wire import messages, reports, series
 from ..wire import zygote as wire
@@ -24,6 +24,8 @@ from . import stacks as stack_files
 from .child import Child
 from .dispatch import Box, Dispatch
 from .editions import Edition
+from .memory import Weight
+from .oom import OomKills
 from .scripts import Scripts
 from .shared import Shared
 
@@ -68,6 +70,7 @@ class Children:
         crash_lines: int,
     ) -> None:
         self.by_id: dict[int, Child] = {}
+        self.oom_kills = OomKills(cgroup.Counters().oom_kills)
         self.scripts = Scripts(loop, {})
         self.reclaimed: dict[tuple[str, str], int] = {}
         self._loop = loop
@@ -278,11 +281,16 @@ class Children:
         """What all that are ready say of themselves. Untrusted."""
         return e.Vitals(tuple(child.vital() for child in self.by_id.values() if child.ready and not child.draining))
 
+    def weights(self) -> list[Weight]:
+        """What each that is born holds of the memory."""
+        return [child.weight() for child in self.by_id.values() if child.pid]
+
     def kill(self, worker: int) -> bool:
         """SIGKILL to it and its process group; false if it is not known or not born."""
         child = self.by_id.get(worker)
         if child is None or child.pidfd < 0:
             return False
+        child.killed = True
         pidfd.kill_group(child.pid)  # not reaped yet, so the number is still its own
         self._signal(child, signal.SIGKILL)
         return True
@@ -351,7 +359,8 @@ class Children:
                 self._reclaim(child.pool, child.inboxes[name], queue)
         self.scripts.ended(child)
         code, number = (None, int(signal.SIGKILL)) if status is None else (status.code, status.signal)
-        self._report(e.Exited(child.id, code, number))
+        oom = number == signal.SIGKILL and not child.killed and self.oom_kills.blame()
+        self._report(e.Exited(child.id, code, number, oom))
         del self.by_id[child.id]
         child.release()
 

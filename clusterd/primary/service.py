@@ -23,6 +23,7 @@ from . import doors, output
 from .children import Children
 from .editions import Edition, Editions
 from .executor import Executor
+from .guard import Watch
 from .listeners import Listeners, Opened, Standing
 from .plans import shared
 from .pump import Pump
@@ -140,17 +141,20 @@ class Primary:
         shutdown = config.shutdown
         allowed = shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None
         self.leftovers = Leftovers(loop, config.clusterd.run_dir, allowed)
+        self._watch = Watch(loop, lambda: self._config, self.children.weights, self._report, eyes.warn)
 
     async def run(self) -> int:
         """Serve until the end; returns the exit code."""
         doors.open_all(self._loop, self._report, self._other_signal)
         self._turn()
         self._pump.feed(Start())
+        self._watch.start()
         try:
             return await self._exit
         finally:
             if self._beat is not None:
                 self._beat.cancel()
+            self._watch.stop()
             self._pump.close()
             self._orphans.look(now=True)
             self.leftovers.close()
@@ -323,6 +327,7 @@ class Primary:
         self._beat_at = self._loop.time()
         self._beat = self._loop.call_later(BEAT, self._turn)  # first: whatever comes of the rest, the loop turns
         self._report(self.children.vitals())
+        self.children.oom_kills.settle()
         self._orphans.look()
 
 

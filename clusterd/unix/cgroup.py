@@ -1,4 +1,4 @@
-"""Control groups, version 1 and 2: how many processors this process may use, who shares its group, what it lacked."""
+"""Control groups, version 1 and 2: the processors and the memory this process may use, and who shares its group."""
 
 import math
 import os
@@ -85,6 +85,83 @@ class Counters:
         """Processes of the group that the kernel killed for want of memory; ``None`` where it does not count."""
         count = _counted(self._oom_kills)
         return None if count is None else int(count)
+
+
+class Usage(NamedTuple):
+    """Memory of one control group, in bytes.
+
+    Attributes:
+        used: what the kernel could not take back without swapping or killing, nearly: file pages that nobody has read
+            again count as free.
+        limit: what the group may have.
+    """
+
+    used: int
+    limit: int
+
+
+#: Version 1 writes the largest multiple of a page for "no limit", and some runtimes a number near it.
+_NO_LIMIT = 2**62
+
+
+class Memory:
+    """How near this process's groups are to their memory limits. Cheap: the files are looked up once.
+
+    Kernel documents cgroup-v2, "memory.max" and "memory.stat", and cgroup-v1, "memory".
+
+    Args:
+        root: as for :func:`cpu_count`.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        groups = _groups(root)
+        self._places = [
+            *(
+                (folder / "memory.max", folder / "memory.current", folder / "memory.stat", b"inactive_file ")
+                for folder in _directories(root, groups, 2, "")
+            ),
+            *(
+                (
+                    folder / "memory.limit_in_bytes",
+                    folder / "memory.usage_in_bytes",
+                    folder / "memory.stat",
+                    b"total_inactive_file ",
+                )
+                for folder in _directories(root, groups, 1, "memory")
+            ),
+        ]
+
+    def usage(self) -> Usage | None:
+        """That of the group, own or parent, which is nearest to its limit; ``None`` where there is no limit.
+
+        Limits may change meanwhile: each call asks again.
+        """
+        nearest: Usage | None = None
+        for most, current, stat, key in self._places:
+            limit, used = _number(most), _number(current)
+            if limit is None or used is None or not 0 < limit < _NO_LIMIT:
+                continue
+            used = max(0, used - _stat(stat, key))
+            if nearest is None or used / limit > nearest.used / nearest.limit:
+                nearest = Usage(used, limit)
+        return nearest
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() and len(text) < 20 else None  # "max", or a file that is not there
+
+
+def _stat(path: Path, key: bytes) -> int:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return 0
+    for line in data.splitlines():
+        if line.startswith(key):
+            word = line[len(key) :].strip()
+            return int(word) if word.isdigit() else 0
+    return 0
 
 
 def _files(directories: Iterator[Path], name: str, key: str, unit: float) -> list[tuple[Path, str, float]]:

@@ -21,6 +21,11 @@ WEIGH_EVERY: Final = 10.0
 WEIGH_SHARE: Final = 1000
 """… and at least so many times what the last look took: the kernel walks all page tables for it, 4 ms a gigabyte."""
 
+GROWN: Final = 20
+GROWN_SHARE: Final = 100
+"""Sooner, after so many times what the last look took, when the memory has changed by this part: whoever guards it
+needs to know who it is that grows."""
+
 _SMAPS_LINE: Final = re.compile(rb"^(Pss|Private_Clean|Private_Dirty): +(\d+) kB", re.MULTILINE)
 _PAGE: Final = resource.getpagesize()
 
@@ -42,6 +47,8 @@ class Beat:
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
         self._weigh_ns = 0
+        self._soonest_ns = 0
+        self._weighed = 0  # what was resident then
         self._statm = -1
 
     def start(self) -> None:
@@ -52,6 +59,7 @@ class Beat:
             self._statm = -1
         self._due_ns = monotonic_ns()
         self._weigh_ns = self._due_ns + int(WEIGH_EVERY * 1e9)
+        self._soonest_ns = self._due_ns + int(EVERY * 1e9) // 2  # not at the first beat: a start has no time for it
         self._beat()
 
     def stop(self) -> None:
@@ -73,12 +81,16 @@ class Beat:
         words[Row.CPU_NS] = process_time_ns()
         words[Row.OPEN_FDS] = _open_fds()
         words[Row.MAX_FDS] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] & 0xFFFF_FFFF_FFFF_FFFF  # -1 is no limit
+        resident = self._weighed
         if self._statm >= 0:
-            words[Row.RESIDENT_BYTES] = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
-        if now >= self._weigh_ns:
+            words[Row.RESIDENT_BYTES] = resident = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+        grown = abs(resident - self._weighed) * GROWN > resident
+        if now >= self._weigh_ns or (grown and now >= self._soonest_ns):
             words[Row.PROPORTIONAL_BYTES], words[Row.UNIQUE_BYTES] = _weigh()
             cost = monotonic_ns() - now
             self._weigh_ns = now + max(int(WEIGH_EVERY * 1e9), cost * WEIGH_SHARE)
+            self._soonest_ns = now + cost * GROWN_SHARE
+            self._weighed = resident
         if self._timer is not None:  # the first beat is nobody's, and never late
             self._observe_lag(lag)
         self._also()

@@ -21,7 +21,6 @@ AWAY = {
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
-    "memory": "memory.guard = false",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
 }
 

@@ -179,3 +179,65 @@ def test_what_the_kernel_does_not_count_is_unknown(tmp_path: Path, text: str) ->
 def test_this_machine_has_a_number_of_processors_and_knows_this_process() -> None:
     assert 1 <= cgroup.cpu_count() <= len(os.sched_getaffinity(0))
     assert os.getpid() in (cgroup.processes() or [os.getpid()])
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+GIB = 2**30
+V1_MEMORY = V1 + "36 24 0:32 / /sys/fs/cgroup/memory rw shared:12 - cgroup cgroup rw,memory\n"
+
+
+def memory_v2(root: Path, groups: dict[str, tuple[str, str, str]], group: str = "/pod/own") -> Path:
+    """Group to memory.max, memory.current and inactive_file."""
+    files = {"proc/self/cgroup": f"0::{group}\n", "proc/self/mountinfo": V2}
+    for name, (most, current, inactive) in groups.items():
+        folder = f"sys/fs/cgroup{name}"
+        files[f"{folder}/memory.max"] = f"{most}\n"
+        files[f"{folder}/memory.current"] = f"{current}\n"
+        files[f"{folder}/memory.stat"] = f"anon 1\nfile 2\ninactive_anon 3\ninactive_file {inactive}\nslab 4\n"
+    return tree(root, files)
+
+
+def test_pages_of_files_that_nobody_reads_count_as_free(tmp_path: Path) -> None:
+    root = memory_v2(tmp_path, {"/pod/own": (str(GIB), str(900 * 2**20), str(400 * 2**20))})
+    assert cgroup.Memory(root).usage() == (500 * 2**20, GIB)
+
+
+def test_the_group_that_is_nearest_to_its_limit_counts(tmp_path: Path) -> None:
+    groups = {"/pod/own": ("max", "300", "0"), "/pod": ("1000", "900", "0"), "": ("2000", "1000", "0")}
+    assert cgroup.Memory(memory_v2(tmp_path, groups)).usage() == (900, 1000)
+
+
+def test_a_limit_that_is_changed_in_place_counts_from_then_on(tmp_path: Path) -> None:
+    memory = cgroup.Memory(memory_v2(tmp_path, {"/pod/own": ("max", "300", "0")}))
+    assert memory.usage() is None
+    (tmp_path / "sys/fs/cgroup/pod/own/memory.max").write_text("400\n")
+    assert memory.usage() == (300, 400)
+
+
+def test_version_1_has_the_same_facts_under_other_names(tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/memory/docker/abc"
+    files = {
+        "proc/self/cgroup": "5:memory:/docker/abc\n",
+        "proc/self/mountinfo": V1_MEMORY,
+        f"{folder}/memory.limit_in_bytes": "1000\n",
+        f"{folder}/memory.usage_in_bytes": "800\n",
+        f"{folder}/memory.stat": "cache 5\ninactive_file 7\ntotal_inactive_file 300\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "9999999\n",
+    }
+    assert cgroup.Memory(tree(tmp_path, files)).usage() == (500, 1000)
+
+
+@given(
+    most=st.sampled_from(["max", "0", "-1", "", "x", "9" * 40, "1000"]),
+    current=st.sampled_from(["", "-5", "y", "7" * 30]),
+)
+def test_what_is_no_number_is_no_limit(tmp_path_factory: pytest.TempPathFactory, most: str, current: str) -> None:
+    root = memory_v2(tmp_path_factory.mktemp("memory"), {"/pod/own": (most, current, "z")})
+    assert cgroup.Memory(root).usage() is None
+
+
+def test_this_machine_has_an_answer() -> None:
+    usage = cgroup.Memory().usage()
+    assert usage is None or 0 <= usage.used <= usage.limit * 2
