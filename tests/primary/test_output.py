@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clusterd.primary import output
 
@@ -174,3 +176,29 @@ def test_the_budget_is_a_share_of_the_time() -> None:
     assert budget.overdrawn
     now += 10.0
     assert not budget.overdrawn
+
+
+@settings(max_examples=60)
+@given(st.lists(st.binary(max_size=2 * output.MAX_LINE) | st.just(b"\n"), max_size=3))
+def test_whatever_is_printed_is_told_in_lines_of_bounded_length(pieces: list[bytes]) -> None:
+    """Nothing is lost but the line ends, nothing is told twice, and no line is longer than the bound."""
+
+    async def scene(reader: Reader) -> None:
+        data = b"".join(pieces)
+        for piece in pieces:
+            os.write(reader.writing, piece)
+        os.close(reader.writing)
+        reader.writing = -1
+        os.close(reader.held)
+        reader.held = os.open(os.devnull, os.O_RDONLY)
+        await reader.until(lambda: reader.output._fd < 0 or not data)
+        assert all(len(line.encode("utf-8", "backslashreplace")) <= 4 * output.MAX_LINE for line in reader.lines)
+        told = "".join(reader.lines)
+        expected = "".join(
+            line[start : start + output.MAX_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
+            for line in data.split(b"\n")
+            for start in range(0, len(line), output.MAX_LINE)
+        )
+        assert told == expected
+
+    play(scene)

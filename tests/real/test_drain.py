@@ -1,5 +1,6 @@
 """The end of a service and of a worker, as their clients see it: nothing that was taken is lost, nobody is reset."""
 
+import os
 import signal
 import socket
 from contextlib import ExitStack
@@ -249,3 +250,26 @@ def test_mail_that_a_dead_worker_had_not_taken_is_given_to_the_next(launcher: La
         answers = [read_until(client, complete) for client in waiting]
     assert [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200")] == []
     assert service.metrics().value("clusterd_connections_reclaimed_total", reason="dead") > 0
+
+
+def test_what_nobody_can_serve_holds_the_end_up_no_longer_than_drain_timeout(launcher: Launcher) -> None:
+    """All workers are stopped, their boxes full, the backlog long: its clients are told so, and not left to hang."""
+    service = up(launcher, {"shutdown": {"drain_timeout": "1s", "linger": "100ms"}}, workers=2)
+    pids = [worker["pid"] for worker in service.workers()]
+    with ExitStack() as stack:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [stack.enter_context(service.connect()) for _ in range(60)]
+        for client in waiting:
+            client.sendall(GET)
+        assert backlog_of(service) > 0
+        service.signal(signal.SIGTERM)
+        assert service.wait_exit() == 0
+        for client in waiting:
+            try:
+                assert client.recv(1) == b""
+            except ConnectionError:
+                pass  # as good an end
+    took = seconds_between(service.wait_log("stop_began"), service.wait_log("stopped"))
+    assert 1.0 <= took < 1.1 + 10
+    assert len(service.logged("worker_killed")) == 2

@@ -173,59 +173,20 @@ def test_over_a_unix_socket_too(launcher: Launcher, authority: Authority) -> Non
     assert (said["scheme"], said["client"]) == ("https", None)
 
 
-class TestFiles:
-    """Each is one sentence from `check` and from `run`, exit code 78, and names file, line and what to do."""
-
-    def said(self, launcher: Launcher, tls: dict[str, str]) -> str:
-        service = launcher.start(APP, {"listeners": {"http": {"tls": tls}}}, ready=False)
-        assert service.wait_exit() == 78
-        run = "\n".join(last_words(service)).removeprefix("clusterd: ")
-        launcher.services.clear()
-        service.destroy()
-        os.unlink(launcher.run_dir / "test-notify")
-        command = [sys.executable, "-m", "clusterd", "check", "--config", str(launcher.folder / "clusterd.toml")]
-        check = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-        assert check.returncode == 78, check
-        assert run.splitlines()[0] in check.stderr
-        assert "Traceback" not in run + check.stderr
-        return run
-
-    def test_that_cannot_be_used(self, launcher: Launcher, authority: Authority) -> None:
-        good, other = authority.issue(), authority.issue("other")
-        (launcher.folder / "empty").write_bytes(b"")
-        (launcher.folder / "der").write_bytes(b"\x30\x82\x01\x0a")
-        os.mkfifo(launcher.folder / "pipe")
-        key = (launcher.folder / "server.key").read_bytes()
-        (launcher.folder / "broken").write_bytes(key.replace(key[40:60], b"#" * 20))
-        for tls, expected in (
-            ({**good, "cert": "none.pem"}, "tls.cert {}/none.pem: No such file or directory"),
-            ({**good, "key": "empty"}, "tls.key {}/empty: it is empty"),
-            ({**good, "key": "der"}, "this is no PEM file"),
-            ({**good, "key": "pipe"}, "tls.key {}/pipe: this is no file"),
-            ({**good, "key": "."}, "this is no file"),
-            ({**good, "key": "other.key"}, "not the key of the certificate"),
-            ({**good, "key": "broken"}, "must hold a certificate and a private key in PEM"),
-            ({**good, "client_ca": "other.key"}, "tls.client_ca {}/other.key: it holds no certificate"),
-            ({**good, "client_ca": "none.pem"}, "tls.client_ca {}/none.pem: No such file or directory"),
-            ({"cert": other["cert"]}, "cert needs key beside it"),
-        ):
-            said = self.said(launcher, tls)
-            assert expected.format(launcher.folder) in said, (tls, said)
-            assert said.startswith(f"{launcher.folder}/clusterd.toml:"), said
-
-    def test_an_encrypted_key_asks_nobody(self, launcher: Launcher, authority: Authority) -> None:
-        from cryptography.hazmat.primitives import serialization
-
-        good = authority.issue()
-        plain = serialization.load_pem_private_key((launcher.folder / "server.key").read_bytes(), None)
-        (launcher.folder / "locked.key").write_bytes(
-            plain.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.BestAvailableEncryption(b"secret"),
-            )
-        )
-        assert "the key is encrypted" in self.said(launcher, {**good, "key": "locked.key"})
+def test_files_that_cannot_be_used_are_one_sentence_of_check_and_of_run(launcher: Launcher) -> None:
+    """Exit code 78, with file and line; every way in which they can be wrong: ``tests/cli/test_certificates.py``."""
+    authority = Authority(launcher.folder)
+    tls = {**authority.issue(), "key": "none.key"}
+    service = launcher.start(APP, {"listeners": {"http": {"tls": tls}}}, ready=False)
+    assert service.wait_exit() == 78
+    said = "\n".join(last_words(service)).removeprefix("clusterd: ")
+    assert said.startswith(f"{launcher.folder}/clusterd.toml:"), said
+    assert f"listener http: tls.key {launcher.folder}/none.key: No such file or directory" in said
+    command = [sys.executable, "-m", "clusterd", "check", "--config", str(launcher.folder / "clusterd.toml")]
+    check = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert check.returncode == 78, check
+    assert said.splitlines()[0] in check.stderr
+    assert "Traceback" not in said + check.stderr
 
 
 def test_a_client_that_does_not_speak_it_is_told_apart_from_one_that_does(
