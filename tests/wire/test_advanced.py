@@ -19,8 +19,8 @@ SCALARS = (
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False)
-    | st.text(st.characters(exclude_categories=["Cs"]))
-    | st.binary()
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    | st.binary(max_size=40)
     | st.datetimes()
     | st.dates()
     | st.times()
@@ -29,15 +29,18 @@ SCALARS = (
     | st.uuids()
     | st.complex_numbers(allow_nan=False)
 )
-KEYS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3))
+KEYS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3), max_leaves=6
+)
 VALUES = st.recursive(
-    KEYS | st.binary().map(bytearray),
+    KEYS | st.binary(max_size=40).map(bytearray),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(KEYS, inner, max_size=4)
         | st.sets(KEYS, max_size=4)
         | st.lists(inner, max_size=3).map(tuple)
     ),
+    max_leaves=20,
 )
 
 
