@@ -102,11 +102,13 @@ def at_rest(service: Service) -> Held:
 def leave_nothing(service: Service, some: int, many: int) -> tuple[int, int]:
     """``some`` connections, ``many`` deaths; descriptors and processes after them are those before.
 
+    What is kept of the last so many (records, events, reports) is bounded and fills up first: as many deaths before.
+
     Returns:
         By how many KiB the primary has grown by the connections, and by the deaths.
     """
     connections(service, some // 10)  # what is made once: caches, buffers, records that are kept
-    deaths(service, max(2 * WORKERS, many // 10))
+    deaths(service, many)
     before = at_rest(service)
     connections(service, some)
     between = resident(service.pid)

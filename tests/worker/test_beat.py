@@ -60,11 +60,11 @@ def test_it_beats_again_and_tells_how_late(board: scoreboard.Board, monkeypatch:
     loop.run_until_complete(work())
     row = board.words
     assert row[Row.HEARTBEAT_NS] > first
-    assert 0.1e9 < row[Row.LOOP_LAG_NS] < 5e9
+    assert row[Row.LOOP_LAG_NS] < 5e9  # of the last beat, which on a busy machine may be one more
     late = [word for word, bound in zip(LOOP_LAG.buckets, (*LOOP_LAG.bounds, 1e9), strict=True) if bound > 0.1]
-    assert sum(row[word] for word in late) == 1
+    assert sum(row[word] for word in late) >= 1
     assert sum(row[word] for word in LOOP_LAG.buckets) >= 2
-    assert row[LOOP_LAG.sum_ns] >= row[Row.LOOP_LAG_NS]
+    assert row[LOOP_LAG.sum_ns] > 0.1e9
     assert 0 < row[Row.UNIQUE_BYTES] <= row[Row.PROPORTIONAL_BYTES] <= 2 * row[Row.RESIDENT_BYTES]
     beating.stop()
     beats = row[Row.HEARTBEAT_NS]
