@@ -167,6 +167,41 @@ def test_a_worker_that_dies_is_replaced_by_one_with_the_same_files_though_they_h
     assert after["tls"]["server_cert"] == before["tls"]["server_cert"]
 
 
+def reload(service: Service) -> dict[str, object]:
+    """SIGHUP, and the verdict."""
+    mark = service.mark()
+    service.signal(signal.SIGHUP)
+    return dict(service.wait_log("reload_ended", after=mark, deadline=60))
+
+
+@pytest.mark.parametrize("scheduling", SCHEDULING)
+def test_a_reload_reads_the_files_again_and_what_is_wrong_with_them_harms_nobody(
+    launcher: Launcher, authority: Authority, scheduling: str
+) -> None:
+    pool = {"scheduling": scheduling, "reload": {"canary": "100ms"}}
+    service = start(launcher, authority.issue(), {"pool": pool}, workers=2)
+
+    def served() -> str:
+        return str(exchange(secured(service, authority.client()))["tls"]["server_cert"])
+
+    first = served()
+    authority.issue()  # a renewal
+    assert served() == first, "on disk only"
+    assert reload(service)["verdict"] == "promoted"
+    second = (launcher.folder / "server.pem").read_text().strip()
+    assert {served() for _ in range(6)} == {second}
+    (launcher.folder / "server.key").write_text("half a fi")  # half a renewal
+    ended = reload(service)
+    assert ended["verdict"] != "promoted"
+    assert "tls.key" in str(ended), ended
+    (launcher.folder / "server.key").unlink()
+    assert reload(service)["verdict"] != "promoted"
+    assert {served() for _ in range(6)} == {second}, "the good ones go on"
+    authority.issue()
+    assert reload(service)["verdict"] == "promoted"
+    assert {served() for _ in range(6)} == {(launcher.folder / "server.pem").read_text().strip()} != {second}
+
+
 def test_over_a_unix_socket_too(launcher: Launcher, authority: Authority) -> None:
     service = start(launcher, authority.issue(), {"listener": {"address": "unix:shop.sock"}}, workers=1)
     said = exchange(secured(service, authority.client()))
