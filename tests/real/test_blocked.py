@@ -99,7 +99,7 @@ class Numbered:
             for thread in threads:
                 thread.join(DEADLINE)
 
-    def wait(self, count: int, *, since: float = 0.0, by: int | None = None) -> None:
+    def wait(self, count: int, *, since: float = 0.0, by: int | None = None, deadline: float = DEADLINE) -> None:
         """Returns when so many that were asked for after ``since`` have been answered, by that worker."""
 
         def seen() -> int:
@@ -108,7 +108,7 @@ class Numbered:
             )
 
         with self._changed:
-            assert self._changed.wait_for(lambda: seen() >= count, DEADLINE), f"{seen()} of {count}; {self.lost}"
+            assert self._changed.wait_for(lambda: seen() >= count, deadline), f"{seen()} of {count}; {self.lost}"
 
     def spans(self, after: float, before: float) -> list[float]:
         """How long each took that was asked for in that time, in order of length; those not answered yet too."""
@@ -258,6 +258,7 @@ def throttled(share: float) -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can throttle a service")
 def test_in_a_group_that_is_throttled_nobody_is_robbed(run_dir: Path, tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, run_dir)
@@ -268,7 +269,7 @@ def test_in_a_group_that_is_throttled_nobody_is_robbed(run_dir: Path, tmp_path: 
             service = launcher.run("--config", str(path), through=through).wait_ready()
             load = Numbered(service, "/burn/0.002")
             with load.running(16):
-                load.wait(600)
+                load.wait(600, deadline=120)
             assert not load.lost
             count, taken_back = len(load.times), stolen(service)
             print(f"throttled: {taken_back} of {count} connections were taken back, {taken_back / count:.2%}")
@@ -278,11 +279,12 @@ def test_in_a_group_that_is_throttled_nobody_is_robbed(run_dir: Path, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(200)
 def test_on_a_machine_that_is_merely_saturated_nobody_is_robbed(launcher: Launcher) -> None:
     service = start(launcher, app(SOURCE), workers=4)
     load = Numbered(service, "/burn/0.008")
     with load.running(32):
-        load.wait(800)
+        load.wait(600, deadline=120)
     assert not load.lost
     count, taken_back = len(load.times), stolen(service)
     print(f"saturated: {taken_back} of {count} connections were taken back, {taken_back / count:.2%}")

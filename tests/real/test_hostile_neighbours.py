@@ -1,5 +1,6 @@
 """What a worker can do to its neighbours by what it says, takes or prints: hold up itself, and nobody else."""
 
+import http.client
 import os
 import select
 import signal
@@ -144,28 +145,37 @@ async def answer(path):
 """
     )
     service = start(launcher, app(source), merged(AT_ONCE, SOON))
-    for number, forged in enumerate(FORGED):
-        before = set(pids_of(service).values())
-        mark = service.mark()
-        forger = None
-        try:
-            forger = ask(service, f"/forge/{number}")
-        except (OSError, ValueError):
-            pass
-        for _ in range(4):
+    forgers: set[int] = set()
+    for number in range(len(FORGED)):
+        with ExitStack() as stack:
+            pid = 0
+
+            def reached(stack: ExitStack = stack) -> http.client.HTTPConnection | None:
+                nonlocal pid
+                client = stack.enter_context(service.client())
+                try:
+                    client.request("GET", "/")
+                    pid = int(client.getresponse().read())
+                except (OSError, http.client.HTTPException):
+                    return None  # it was the last forger's, who ends now
+                return client
+
+            client = wait_for(reached, DEADLINE, "one that answers")
+            assert client is not None
+            forgers |= {worker["id"] for worker in service.workers() if worker["pid"] == pid}
             try:
-                ask(service, timeout=5)
-            except (OSError, ValueError):
-                pass  # it was taken by the one that ends for it
-        if service.logged(lambda record: record["event"] in ("worker_broken", "worker_draining"), after=mark):
-            service.wait_log("worker_ready", after=mark)
-            if forger is not None:
-                wait_for(lambda gone=forger: gone not in pids_of(service).values(), DEADLINE, "its end")
-        now = set(pids_of(service).values())
-        assert len(now & before) >= 1, forged
-        assert len(now) == 2, forged
+                client.request("GET", f"/forge/{number}")
+                client.getresponse().read()
+            except (OSError, http.client.HTTPException):
+                pass  # it has been ended for it
         assert service.health("/livez").status == 200
-    assert {ask(service) for _ in range(8)} == set(pids_of(service).values())
+
+    def settled() -> bool:
+        return [worker["state"] for worker in service.workers()] == ["ready", "ready"]
+
+    wait_for(settled, DEADLINE, "two workers that are ready")
+    assert {record["worker"] for record in service.logged("worker_exited")} <= forgers
+    wait_for(lambda: {ask(service) for _ in range(8)} == set(pids_of(service).values()), DEADLINE, "both that serve")
     assert service.status()["service"]["state"] == "running"
     assert not service.logged("internal_error")
 
