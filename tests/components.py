@@ -17,7 +17,12 @@ CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon"
 SYSTEMD = {"systemd-analyze": "systemd", "dpkg-deb": "dpkg", "groff": "groff-base"}
 """Program to package, for the service manager."""
 
-TEST_PACKAGES = {"node": "nodejs", "haproxy": "haproxy", "kubectl": "kubernetes-client"} | CONTAINERS | SYSTEMD
+MONITORING = {"prometheus": "prometheus", "promtool": "prometheus"}
+"""Program to package, for metrics."""
+
+TEST_PACKAGES = (
+    {"node": "nodejs", "haproxy": "haproxy", "kubectl": "kubernetes-client"} | CONTAINERS | SYSTEMD | MONITORING
+)
 """Program to package, for ``make test``."""
 
 BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk"}
