@@ -8,7 +8,7 @@ from tests.bench.test_kills import SETTINGS, workers
 
 
 def test_replacement() -> None:
-    """SIGKILL to the replacement's first answer: median under 60 ms."""
+    """SIGKILL to the replacement's first answer: median under 60 ms, and 15 ms for an image under 200 MB."""
     took = []
     with arena.clusterd("late:app", workers=1, settings=SETTINGS) as server:
         for _ in range(max(20, arena.ROUNDS)):
@@ -24,7 +24,11 @@ def test_replacement() -> None:
                 except OSError:
                     continue
             took.append((time.monotonic() - begun) * 1000)
+            time.sleep(0.25)  # starts without delay are as many as the slots in every initial_delay, which is 0.2 s
     arena.report(
         "replacement",
-        [arena.Figure("SIGKILL to the replacement's answer", "median under 60 ms", took, lambda v: v < 60, unit=" ms")],
+        [
+            arena.Figure("SIGKILL to the replacement's answer", "median under 60 ms", took, lambda v: v < 60, " ms"),
+            arena.Figure("the same, aimed at", "median 15 ms", took, lambda v: v <= 15, " ms"),
+        ],
     )
