@@ -52,6 +52,16 @@ class Process(Peer):
         self._child = child
 
     def _write(self, message: Any, parcel: Parcel | None) -> bool:
+        child = self._child
+        if child.threaded and asyncio._get_running_loop() is None:  # another thread has the channel
+            asked = asyncio.run_coroutine_threadsafe(self._write_there(message, parcel), child.loop())
+            return asked.result()
+        return self._write_now(message, parcel)
+
+    async def _write_there(self, message: Any, parcel: Parcel | None) -> bool:
+        return self._write_now(message, parcel)
+
+    def _write_now(self, message: Any, parcel: Parcel | None) -> bool:
         link = self._child.link
         if parcel is None:
             return link.send(message)

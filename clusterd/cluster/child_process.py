@@ -101,8 +101,8 @@ class ChildProcess(Peer):
     def _write(self, message: Any, parcel: Parcel | None) -> bool:
         assert self._program is not None
         if parcel is None:
-            return self._program.talk.send(message)
-        return self._program.talk.send(message, parcel.fd, parcel.kind, parcel.details)
+            return self._program.talk.send_in_row(message)
+        return self._program.talk.send_in_row(message, parcel.fd, parcel.kind, parcel.details)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message of the cluster; dropped if the channel is closed."""

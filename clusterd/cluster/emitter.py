@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import Any
 
 from pyee.base import EventEmitter
@@ -27,16 +28,26 @@ class Emitter(EventEmitter):
         if listener in self.listeners(event):
             self.remove_listener(event, listener)
 
-    def _emit_run(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            result = f(*args, **kwargs)
-        except Exception as error:
-            _report(f, error)
-            return
-        if asyncio.iscoroutine(result):
-            task = asyncio.get_running_loop().create_task(result)
-            self._running.add(task)
-            task.add_done_callback(lambda done: self._ended(f, done))
+    def emit(self, event: str, *arguments: Any, **named: Any) -> bool:
+        """Call the listeners of an event with these arguments; whether there are any."""
+        listeners = self._events.get(event)
+        if not listeners:
+            self._emit_handle_potential_error(event, arguments[0] if arguments else None)
+            return False
+        for listener in tuple(listeners.values()):  # as pyee has it, without the lock: one loop, one thread
+            try:
+                result = listener(*arguments, **named)
+            except Exception as error:
+                _report(listener, error)
+                continue
+            if isinstance(result, CoroutineType):
+                self._run(listener, result)
+        return True
+
+    def _run(self, f: Callable[..., Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._ended(f, done))
 
     def _ended(self, f: Callable[..., Any], task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

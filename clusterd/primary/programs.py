@@ -92,7 +92,7 @@ class Program:
         self.pid, self._pidfd = child
         self.talk = Conversation(Channel(seq=seq, codec=launch.codec), on_message, self._broken)
         self.stream = FdStream(loop, near, self.talk.data, self._end_of_file, on_truncated=lambda: None)
-        self.talk.attach(self.stream)
+        self.talk.attach(self.stream, loop.call_soon)
         loop.add_reader(self._pidfd, self._ended)
 
     def _descriptors(

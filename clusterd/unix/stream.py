@@ -24,8 +24,8 @@ DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 RETRY_DELAY: Final = 0.05
 """Seconds until a write is tried again that the kernel was too short of memory or descriptors in flight for."""
 
-_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_READ_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_READ_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _SHORT: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
 
@@ -215,8 +215,10 @@ class FdStream:
 
     def _send(self, data: memoryview, fds: Sequence[int]) -> int:
         """One sendmsg; bytes taken, 0 when it must wait (a timer is then set if polling would not tell)."""
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
+            if not fds:
+                return self._socket.send(data, _FLAGS)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             return self._socket.sendmsg([data], ancillary, _FLAGS)
         except BlockingIOError:
             return 0

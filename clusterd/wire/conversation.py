@@ -6,10 +6,13 @@ is given, not made here.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..errors import PeerError
 from .channel import NATIVE, Channel, Received, Returned
+
+A_WRITE: Final = 128
+"""Messages that wait for the next turn of the loop at most: the peer reads the first while the last are made."""
 
 
 class Stream(Protocol):
@@ -43,11 +46,20 @@ class Conversation:
         self._on_returned = on_returned
         self._stream: Stream | None = None
         self._told = False
+        self._later: Callable[[Callable[[], None]], object] | None = None
+        self._rows = False  # something was sent since the last read
+        self._row = 0  # how many wait
+        self._waiting = False  # for the next turn
         self._answers: dict[int, Callable[[Received], None]] = {}
 
-    def attach(self, stream: Stream) -> None:
-        """Say which stream to write to; what was sent before goes now."""
+    def attach(self, stream: Stream, later: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Say which stream to write to; what was sent before goes now.
+
+        Args:
+            later: calls a function in the next turn of the loop, for :meth:`send_in_row`.
+        """
         self._stream = stream
+        self._later = later
         self._flush()
 
     def data(self, data: bytes, fds: Sequence[int]) -> None:
@@ -56,6 +68,7 @@ class Conversation:
             received = self.channel.feed(data, fds)
         except PeerError:
             received = []
+        self._rows = False
         for message in received:  # before the flush, which may find the peer broken: what it said first counts
             answer = self._answers.pop(message.ack, None) if message.ack is not None else None
             (answer or self._on_message)(message)
@@ -68,6 +81,29 @@ class Conversation:
         more = self.channel.send(message, fd, kind, details)
         self._flush()
         return more
+
+    def send_in_row(
+        self, message: Any, fd: int | None = None, kind: str = NATIVE, details: Mapping[str, object] | None = None
+    ) -> bool:
+        """As :meth:`send`, but a row of messages that answer nothing is few writes: the first goes at once, the others
+        together, in the next turn of the loop at the latest."""
+        more = self.channel.send(message, fd, kind, details)
+        if not self._rows or self._later is None:
+            self._rows = True
+            self._flush()
+        elif not self._waiting:
+            self._waiting, self._row = True, 1
+            self._later(self._turned)
+        else:
+            self._row += 1
+            if self._row >= A_WRITE:
+                self._row = 0
+                self._flush()
+        return more
+
+    def _turned(self) -> None:
+        self._waiting = False
+        self._flush()
 
     def ask(
         self,

@@ -60,7 +60,7 @@ class Link:
         self._servers: dict[str, Callable[[int], bool]] = {}
         self._talk = Conversation(channel, self._received, self._broken)
         self._stream = FdStream(loop, sock, self._talk.data, self._eof)
-        self._talk.attach(self._stream)
+        self._talk.attach(self._stream, self._soon)
         for message in early:
             self._received(message)
 
@@ -105,7 +105,7 @@ class Link:
         Raises:
             TypeError, ValueError: it is nothing the channel can say, or too long.
         """
-        return self._talk.send(message, fd, kind, details)
+        return self._talk.send_in_row(message, fd, kind, details)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message of the cluster; of none that is closed."""
@@ -132,6 +132,12 @@ class Link:
             self._servers.pop(key, None)
         else:
             self._servers[key] = server
+
+    def _soon(self, function: Callable[[], None]) -> None:
+        if self._loop.is_running():
+            self._loop.call_soon(function)
+        else:
+            function()  # nobody knows when there will be a turn
 
     @property
     def connected(self) -> bool:

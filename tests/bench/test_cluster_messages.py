@@ -1,0 +1,39 @@
+"""Messages and handles between a primary and its worker: Python's cluster against Node's own."""
+
+import subprocess
+import sys
+
+from tests.bench import arena
+
+COUNTS = {"there": 100_000, "back": 100_000, "ping": 10_000, "handles": 2_000}
+
+
+def seconds(command: list[str], what: str) -> float:
+    """How long one round took, by the primary's own clock."""
+    argv = [*command, what, str(COUNTS[what])]
+    return float(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
+
+
+def ratios(what: str) -> list[float]:
+    """Rate of ours over Node's, round by round, alternating."""
+    ours = [sys.executable, str(arena.APPS / "messages.py")]
+    node = ["node", str(arena.APPS / "messages.js")]
+    found = []
+    for _ in range(arena.ROUNDS):
+        mine = seconds(ours, what)
+        found.append(seconds(node, what) / mine)
+    return found
+
+
+def test_cluster_messages() -> None:
+    """100,000 messages each way: at least Node's rate; ping-pong 0.7 of it; handles twice."""
+    there, back = ratios("there"), ratios("back")
+    arena.report(
+        "cluster_messages",
+        [
+            arena.Figure("messages to a worker, over Node's", "at least 1.0", there, lambda v: v >= 1.0),
+            arena.Figure("messages from a worker, over Node's", "at least 1.0", back, lambda v: v >= 1.0),
+            arena.Figure("ping-pong, over Node's", "at least 0.7", ratios("ping"), lambda v: v >= 0.7),
+            arena.Figure("handles a second, over Node's", "at least 2.0", ratios("handles"), lambda v: v >= 2.0),
+        ],
+    )
