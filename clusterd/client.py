@@ -145,17 +145,64 @@ class Client:
         body: Document = {"by": by} if to is None else {"to": to, "by": by}
         return self._document(self._read("POST", f"/v1/pools/{quote(pool, safe='')}/scale", body))
 
+    def reload(self, pool: str | None = None, *, wait: bool = True, timeout: float = 600.0) -> Document:
+        """The next generation: ``generation``, ``verdict``, ``reason``, ``report``, ``took``.
+
+        ``verdict``: ``promoted``, ``rolled_back``, ``superseded``, ``stopped``, ``refused``; else ``begun``.
+
+        Args:
+            pool: this one alone.
+            timeout: seconds to wait for the verdict; the reload goes on.
+        """
+        return self._order("/v1/reload", {"pool": pool}, wait, timeout)
+
+    def changes(self) -> list[Document]:
+        """What a reload would change in the configuration: ``key``, ``before``, ``after``, ``restart``."""
+        found = json.loads(self._read("GET", "/v1/changes"))
+        if not isinstance(found, list):
+            raise PeerError(f"{self.socket_path}: what answers there is no clusterd primary")
+        return found
+
+    def restart(
+        self, pool: str | None = None, *, worker: int | None = None, wait: bool = True, timeout: float = 300.0
+    ) -> Document:
+        """The same code in new workers, one after another, each ready before the old one drains: ``workers``, ``done``.
+
+        Args:
+            pool, worker: only these; ``worker`` by id.
+            timeout: seconds to wait until all have been replaced; it goes on.
+        """
+        return self._order("/v1/restart", {"pool": pool, "worker": worker}, wait, timeout)
+
+    def start(self, pool: str, *, wait: bool = True, timeout: float = 300.0) -> Document:
+        """Have a pool work again that was stopped or has given up: ``wanted``, ``ready``, ``given_up``.
+
+        Args:
+            timeout: seconds to wait until all of its workers are ready.
+        """
+        return self._order(f"/v1/pools/{quote(pool, safe='')}/start", {}, wait, timeout)
+
+    def stop(self, pool: str, *, wait: bool = True, timeout: float = 300.0) -> Document:
+        """Have all workers of a pool drain, and none follow: ``wanted``, ``ready``.
+
+        Args:
+            timeout: seconds to wait until the last of them has ended.
+        """
+        return self._order(f"/v1/pools/{quote(pool, safe='')}/stop", {}, wait, timeout)
+
     def stacks(self, worker: int) -> str:
         """What the threads and tasks of a worker are doing, by its id, for people; it is not stopped."""
         return str(self._document(self._read("POST", f"/v1/workers/{worker}/stacks")).get("stacks", ""))
 
     def shutdown(self, *, now: bool = False) -> Document:
-        """End the service; returns when that has begun: ``state``.
-
-        Args:
-            now: without a drain.
-        """
+        """End the service, with ``now`` without a drain; returns when that has begun: ``state``."""
         return self._document(self._read("POST", "/v1/shutdown", {"now": now}))
+
+    def _order(self, target: str, body: Document, wait: bool, timeout: float) -> Document:
+        """A change whose outcome takes its time, which the primary bounds. One that is frozen is found out before."""
+        self._read("GET", "/v1/status")
+        body = {**{name: value for name, value in body.items() if value is not None}, "wait": wait, "timeout": timeout}
+        return self._document(self._read("POST", target, body, self.timeout + (timeout if wait else 0.0)))
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 

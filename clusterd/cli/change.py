@@ -5,11 +5,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterd.cli.choose import pool_of, socket_of, which_service, worker_of
-from clusterd.errors import EXIT_FAILED, NotRunning, UsageError
+from clusterd.cli.choose import Command, completed, pool_of, socket_of, which_service, worker_of
+from clusterd.errors import EXIT_FAILED, NotRunning, RequestFailed, UsageError
 
 if TYPE_CHECKING:
     from clusterd.client import Client
+
+
+def span_option(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """A span of time, written as in the configuration."""
+    from clusterd.cli.spans import seconds_of
+
+    if value is None:
+        return None
+    seconds = seconds_of(value)
+    if not seconds:
+        raise click.BadParameter(f"expected a duration such as 30s, 5m; found {value!r:.60}", ctx, param)
+    return min(seconds, 86_400.0)
 
 
 def client_of(config_path: str | None, name: str | None, run_dir: str | None) -> "Client":
@@ -42,7 +54,7 @@ class Signed(click.Command):
 
 
 @click.command(cls=Signed)
-@click.argument("pool")
+@click.argument("pool", shell_complete=completed("pool_names"))
 @click.argument("workers", metavar="N|+N|-N")
 @which_service
 def scale(pool: str, workers: str, config_path: str | None, name: str | None, run_dir: str | None) -> None:
@@ -56,7 +68,7 @@ def scale(pool: str, workers: str, config_path: str | None, name: str | None, ru
 
 
 @click.command()
-@click.argument("worker")
+@click.argument("worker", shell_complete=completed("worker_names"))
 @which_service
 def stacks(worker: str, config_path: str | None, name: str | None, run_dir: str | None) -> None:
     """Python stacks of all threads and tasks of WORKER (POOL/SLOT or id), without stopping it."""
@@ -65,6 +77,80 @@ def stacks(worker: str, config_path: str | None, name: str | None, run_dir: str 
     client = client_of(config_path, name, run_dir)
     chosen = worker_of(client.status(), worker)
     print(harmless(f"{chosen}\n\n{client.stacks(chosen.id)}"))
+
+
+def patience(command: Command) -> Command:
+    """The options of a command that waits for its outcome."""
+    for option in (
+        click.option("--timeout", metavar="T", callback=span_option, help="Wait for so long at most: 90s, 5m."),
+        click.option("--no-wait", is_flag=True, help="Return when it has begun."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("target", metavar="[POOL|WORKER]", required=False, shell_complete=completed("names"))
+@which_service
+@patience
+def restart(
+    target: str | None,
+    config_path: str | None,
+    name: str | None,
+    run_dir: str | None,
+    no_wait: bool,
+    timeout: float | None,
+) -> None:
+    """New workers with the same code, in turn: each is ready before the one that it replaces drains.
+
+    POOL's workers, WORKER (POOL/SLOT or id) alone, or without either those of all pools.
+    """
+    client = client_of(config_path, name, run_dir)
+    pool, worker = None, None
+    if target is not None:
+        status = client.status()
+        if target in [one["name"] for one in status["pools"]]:
+            pool = target
+        else:
+            worker = worker_of(status, target).id
+    found = client.restart(pool, worker=worker, wait=not no_wait, timeout=timeout or 300.0)
+    count = len(found["workers"])
+    workers = f"{count} worker{'' if count == 1 else 's'}"
+    print(f"{workers} {'replaced' if found['done'] else 'to be replaced'}")
+    if not found["done"] and not no_wait:
+        raise RequestFailed("the service ended before all of them were replaced")
+
+
+@click.command()
+@click.argument("pool", shell_complete=completed("pool_names"))
+@which_service
+@patience
+def start(
+    pool: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
+) -> None:
+    """Have POOL work again that was stopped or has given up."""
+    client = client_of(config_path, name, run_dir)
+    found = client.start(pool_of(client.status(), pool), wait=not no_wait, timeout=timeout or 300.0)
+    print(f"{pool}: {found['ready']} of {found['wanted']} workers ready")
+    if not no_wait and found["ready"] < found["wanted"]:
+        raise RequestFailed(
+            f"pool {pool} has given up: `clusterd logs --crash` tells why"
+            if found["given_up"]
+            else "the service ended meanwhile"
+        )
+
+
+@click.command()
+@click.argument("pool", shell_complete=completed("pool_names"))
+@which_service
+@patience
+def stop(
+    pool: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
+) -> None:
+    """Have all workers of POOL drain, and none follow, until `start`; the whole service ends by `shutdown`."""
+    client = client_of(config_path, name, run_dir)
+    client.stop(pool_of(client.status(), pool), wait=not no_wait, timeout=timeout or 300.0)
+    print(f"{pool}: {'stopping' if no_wait else 'stopped'}")
 
 
 @click.command()

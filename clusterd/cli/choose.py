@@ -25,6 +25,17 @@ def which_service(command: Command) -> Command:
     return command
 
 
+def completed(kind: str) -> Callable[..., Any]:
+    """Completes an argument with what a function of :mod:`clusterd.cli.completions` says."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from clusterd.cli import completions
+
+        return getattr(completions, kind)(ctx, param, incomplete)
+
+    return complete
+
+
 def socket_of(config_path: str | None, name: str | None, run_dir: str | None) -> str:
     """The control socket that the options mean.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from clusterd.cli.choose import Document, socket_of, which_service, worker_of
+from clusterd.cli.choose import Document, completed, socket_of, which_service, worker_of
 
 # What a command needs beyond click is imported when it runs: `clusterd status` is typed by people and called by probes.
 
@@ -67,7 +67,7 @@ def _repeat(again: bool, show: Callable[[], None]) -> None:
 
 
 @click.command()
-@click.argument("worker")
+@click.argument("worker", shell_complete=completed("worker_names"))
 @which_service
 @click.option("--json", "as_json", is_flag=True, help="As one line of JSON.")
 def describe(worker: str, config_path: str | None, name: str | None, run_dir: str | None, as_json: bool) -> None:

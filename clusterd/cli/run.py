@@ -39,6 +39,7 @@ from .lean import installed_version
 from .manager import Manager
 from .reload import Reloader
 from .sight import HISTOGRAM_WORDS, Sight, Visits
+from .steering import Steering
 
 CONTROL_BACKLOG = 64
 
@@ -184,7 +185,7 @@ class Composition:
         )
         sight.primary = self._primary = primary
         reloader = Reloader(self._loaded, self._read, primary, log, self._nofile)
-        control = Control(sight, about, primary, journal, rates, partial(_audit, log))
+        control = Control(sight, about, Steering(primary, reloader), journal, rates, partial(_audit, log))
         probe = Probe(sight, Visits(primary), primary.order)
         servers = []
         if self._control is not None:

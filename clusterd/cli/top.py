@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
 
 from clusterd.cli.choose import Document
 from clusterd.cli.follow import clock
+from clusterd.cli.renew import stage_of, verdict
 from clusterd.errors import ClusterdError
 from clusterd.ops.crash import seconds
 from clusterd.ops.escapes import harmless
@@ -45,6 +46,10 @@ class Service(Protocol):
     def stacks(self, worker: int) -> str: ...
 
     def scale(self, pool: str, *, by: int) -> Document: ...
+
+    def restart(self, pool: str | None = None, *, worker: int | None = None) -> Document: ...
+
+    def reload(self, pool: str | None = None) -> Document: ...
 
 
 class History:
@@ -167,6 +172,8 @@ class Top(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("q", "quit", "quit"),
         ("s", "stacks", "stacks"),
+        ("r", "restart", "restart"),
+        ("R", "reload", "reload"),
         ("plus", "scale(1)", "one more"),
         ("minus", "scale(-1)", "one fewer"),
     ]
@@ -226,6 +233,7 @@ class Top(App[None]):
         self._status = status
         service = status["service"]
         ready = "ready" if service.get("ready") else "not ready"
+        reload = status.get("reload")
         listening = ", ".join(str(one.get("address")) for one in service.get("listeners", ()))
         self._head.update(
             Text.assemble(
@@ -234,6 +242,7 @@ class Top(App[None]):
                 (ready, "green" if service.get("ready") else "bold red"),
                 f", up {seconds(float(service.get('uptime', 0)))}, pid {service.get('pid')}",
                 f", listening on {harmless(listening)}" if listening else "",
+                (f"\n{stage_of(reload)}, {reload['replaced']} of {reload['of']} ready", "yellow") if reload else "",
             )
         )
         self._fill()
@@ -350,6 +359,35 @@ class Top(App[None]):
         worker = self.chosen_worker()
         if worker is not None:
             self.do(f"stacks of worker {worker}", lambda: self._service.stacks(worker), page=True)
+
+    def action_restart(self) -> None:
+        """A new worker with the same code in the selected slot."""
+        worker = self.chosen_worker()
+        if worker is None:
+            return
+
+        def restart() -> str:
+            found = self._service.restart(worker=worker)
+            return "replaced" if found["done"] else "the service ended meanwhile"
+
+        self.ask(f"restart worker {worker}", lambda: self.do(f"restart of worker {worker}", restart))
+
+    def action_reload(self) -> None:
+        """The next generation, and its verdict."""
+
+        def reload() -> str:
+            return "\n".join(verdict(self._service.reload()))
+
+        self.ask("reload all pools", lambda: self.do("reload", reload, page=True))
+
+    def ask(self, question: str, then: Callable[[], None]) -> None:
+        """Have it done if the answer is yes."""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                then()
+
+        _ = self.push_screen(Question(question), answered)
 
     def action_scale(self, by: int) -> None:
         """One more or fewer in the selected pool."""

@@ -1,18 +1,34 @@
 """What can be asked over the control socket: the routes under ``/v1``, and who is told of what they changed."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from clusterd.core import events as e
-from clusterd.core.events import Event
 from clusterd.ops.admin import health_routes
 from clusterd.ops.describe import Described, describe
 from clusterd.ops.exchange import Answer, Answerer, Request, Response, Stream, error, json
 from clusterd.ops.journal import Journal
+from clusterd.ops.orders import (
+    Audit,
+    Changed,
+    Controls,
+    Ending,
+    Orders,
+    ReloadBody,
+    Replaced,
+    RestartBody,
+    Running,
+    ScaleBody,
+    Scaled,
+    ShutdownBody,
+    Stacks,
+    Verdict,
+    WaitBody,
+    no_worker,
+    number_of,
+)
 from clusterd.ops.recent import MAX_LINES, Choice, Shown
 from clusterd.ops.roles import Role, Roles
 from clusterd.ops.routes import Call, Route, router
@@ -22,28 +38,10 @@ from clusterd.ops.status import About, Status, encode, status
 MAX_FOLLOWERS = 32
 """Streams at the same time: connections stay free for short questions."""
 
-MOST_WORKERS = 4096
-"""That a pool can be scaled to: a slip of the hand must not be a fork bomb."""
-
 NO_POOL = {404: "There is no such pool."}
 NO_WORKER = {404: "There is no such worker."}
+LATE = {504: "It has begun, and there is no outcome in time."}
 TOO_MANY = {503: "Too many follow already."}
-
-
-class Controls(Protocol):
-    """The primary, as far as it can be told something; the composition root supplies it."""
-
-    def command(self, event: Event) -> None:
-        """Have the core take in what an operator asks; the facts of it are told before this returns."""
-
-    def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
-        """Have ``done`` called, later and once, with a worker's stacks; false if there is no such process."""
-
-
-class Audit(Protocol):
-    """Writes one line about something that was changed, or was not allowed."""
-
-    def __call__(self, action: str, *, uid: int | None, pid: int | None, **fields: Any) -> None: ...
 
 
 class Flag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,40 +76,6 @@ class CrashesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: Annotated[int, Meta(ge=0, le=100, description="how many")] = 5
 
 
-class ScaleBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many workers: ``to`` (or as many as there are to be now), and ``by`` more."""
-
-    to: Annotated[Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | None, Meta(description="this many")] = None
-    by: Annotated[int, Meta(ge=-MOST_WORKERS, le=MOST_WORKERS, description="so many more, or fewer")] = 0
-
-
-class ShutdownBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the service is to end."""
-
-    now: Annotated[bool, Meta(description="without a drain")] = False
-
-
-class Scaled(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    pool: str
-    wanted: Annotated[int, Meta(description="workers it is to have")]
-    was: Annotated[int, Meta(description="workers it was to have before")]
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    state: Annotated[str, Meta(description="the service's state now")]
-
-
-class Stacks(msgspec.Struct, frozen=True):
-    """What a worker showed."""
-
-    worker: int
-    stacks: Annotated[str, Meta(description="of its threads and its event loop's tasks, for people; untrusted")]
-
-
 class Control:
     """The routes and what they do.
 
@@ -125,7 +89,7 @@ class Control:
     ) -> None:
         self._source = source
         self._about = about
-        self._controls = controls
+        self._orders = Orders(source, controls, journal, audit)
         self._journal = journal
         self._rates = rates
         self._audit = audit
@@ -137,6 +101,7 @@ class Control:
         return router(self.routes, roles, self._refused)
 
     def _routes(self) -> Sequence[Route]:
+        orders = self._orders
         see, run, end = Role.OBSERVER, Role.OPERATOR, Role.ADMIN
         return (
             Route("GET", "/v1/status", see, "The service, its pools, its workers.", self._status, Status),
@@ -156,15 +121,35 @@ class Control:
                 CrashesQuery, streams=True,
             ),
             Route(
-                "POST", "/v1/pools/{pool}/scale", run, "More or fewer workers.", self._scale, Scaled, body=ScaleBody,
+                "GET", "/v1/changes", run, "What a reload would change in the configuration.", orders.changes,
+                list[Changed], fails={409: "The configuration cannot be used."},
+            ),
+            Route(
+                "POST", "/v1/reload", run, "The next generation, with a verdict.", orders.reload, Verdict,
+                body=ReloadBody, fails={**NO_POOL, **LATE},
+            ),
+            Route(
+                "POST", "/v1/restart", run, "The same code in new workers, in turn.", orders.restart, Replaced,
+                body=RestartBody, fails={404: "There is no such pool or worker.", 409: "It is not ready.", **LATE},
+            ),
+            Route(
+                "POST", "/v1/pools/{pool}/scale", run, "More or fewer workers.", orders.scale, Scaled, body=ScaleBody,
                 fails={**NO_POOL, 409: "It cannot be scaled so."},
             ),
             Route(
-                "POST", "/v1/workers/{worker}/stacks", run, "What its threads and tasks are doing; it is not stopped.",
-                self._stacks, Stacks, fails=NO_WORKER,
+                "POST", "/v1/pools/{pool}/start", run, "A pool that was stopped, or has given up, works again.",
+                orders.start, Running, body=WaitBody, fails={**NO_POOL, **LATE},
             ),
             Route(
-                "POST", "/v1/shutdown", end, "The service ends.", self._shutdown, Ending, body=ShutdownBody,
+                "POST", "/v1/pools/{pool}/stop", run, "All workers of a pool drain, and none follow.", orders.stop,
+                Running, body=WaitBody, fails={**NO_POOL, 409: "The service is ending.", **LATE},
+            ),
+            Route(
+                "POST", "/v1/workers/{worker}/stacks", run, "What its threads and tasks are doing; it is not stopped.",
+                orders.stacks, Stacks, fails=NO_WORKER,
+            ),
+            Route(
+                "POST", "/v1/shutdown", end, "The service ends.", orders.shutdown, Ending, body=ShutdownBody,
             ),
             Route("GET", "/v1/openapi.json", see, "This document.", self._openapi, dict[str, Any]),
             *self._health(),
@@ -204,9 +189,9 @@ class Control:
         return json(self._document)
 
     def _describe(self, call: Call) -> Response:
-        number = self._number(call)
+        number = number_of(call)
         found = None if number is None else describe(number, self._source, self._journal, self._rates)
-        return self._no_worker(call) if found is None else json(found)
+        return no_worker(call) if found is None else json(found)
 
     def _events(self, call: Call) -> Answer:
         if call.query.follow and self._journal.readers >= MAX_FOLLOWERS:
@@ -222,64 +207,6 @@ class Control:
 
     def _crashes(self, call: Call) -> Answer:
         return Stream(self._journal.crashes(call.query.last))
-
-    # -- what changes something ----------------------------------------------------------------------------------
-
-    def _scale(self, call: Call) -> Response:
-        name = call.path["pool"]
-        was = self._wanted(name)
-        if was is None:
-            return self._no_pool(name)
-        to = (was if call.body.to is None else call.body.to) + call.body.by
-        if not 1 <= to <= MOST_WORKERS:
-            return error(409, f"{to} workers are not possible; a pool has 1 to {MOST_WORKERS}")
-        self._controls.command(e.Scale(name, to - was))
-        wanted = self._wanted(name)
-        assert wanted is not None
-        self._changed(call, "scale", pool=name, wanted=wanted, was=was)
-        if wanted != to:
-            return error(409, f"pool {name} is not scaled now: the service is {self._source.view().phase}")
-        return json(Scaled(name, wanted, was))
-
-    def _shutdown(self, call: Call) -> Response:
-        self._changed(call, "shutdown", now=call.body.now)
-        self._controls.command(e.Stop(call.body.now))
-        return json(Ending(self._source.view().phase))
-
-    def _stacks(self, call: Call) -> Answer:
-        number = self._number(call)
-        later: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-
-        def done(text: str) -> None:
-            if not later.done():
-                later.set_result(json(Stacks(number or 0, text)))
-
-        if number is None or not self._controls.stacks(number, done):
-            return self._no_worker(call)
-        self._changed(call, "stacks", worker=number)
-        return later
-
-    # -- small things --------------------------------------------------------------------------------------------
-
-    def _wanted(self, pool: str) -> int | None:
-        return next((one.wanted for one in self._source.view().pools if one.name == pool), None)
-
-    def _number(self, call: Call) -> int | None:
-        text = call.path["worker"]
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-    def _no_pool(self, name: str) -> Response:
-        pools = ", ".join(pool.name for pool in self._source.view().pools)
-        return error(404, f"there is no pool {name!r:.100}; there are {pools}")
-
-    def _no_worker(self, call: Call) -> Response:
-        return error(404, f"there is no worker {call.path['worker']!r:.100} now; the status has those that live")
-
-    def _changed(self, call: Call, action: str, **fields: Any) -> None:
-        peer = call.peer
-        uid, pid = (None, None) if peer is None else (peer.uid, peer.pid)
-        self._audit(action, uid=uid, pid=pid, role=call.role.title, **fields)
-        self._journal.event("info", "audit", {"action": action, "uid": uid, "pid": pid, **fields})
 
     def _refused(self, request: Request, role: str) -> None:
         peer = request.peer

@@ -83,7 +83,20 @@ class Pool(msgspec.Struct, frozen=True):
     zygote: Annotated[str, Meta(description="absent, starting, ready or stopping")]
     preloaded: Annotated[bool | None, Meta(description="workers share the imported app; null without a zygote")]
     slots: Annotated[tuple[Slot, ...], Meta(description="its slots, in order")]
+    stopped: Annotated[bool, Meta(description="an operator stopped it")] = False
     leaving: Annotated[tuple[Worker, ...], Meta(description="workers that drain or are being killed")] = ()
+
+
+class Reload(msgspec.Struct, frozen=True):
+    """A reload that is under way."""
+
+    generation: Annotated[int, Meta(description="what is tried out")]
+    pools: Annotated[tuple[str, ...], Meta(description="the pools that get it")]
+    stage: Annotated[str, Meta(description="importing, canary or rolling")]
+    took: Annotated[float, Meta(description="seconds since it began")]
+    left: Annotated[float | None, Meta(description="seconds that the canary must still stay well; null if none")]
+    replaced: Annotated[int, Meta(description="workers of the new generation that are ready")]
+    of: Annotated[int, Meta(description="workers that are to be")]
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -110,6 +123,7 @@ class Status(msgspec.Struct, frozen=True):
         tuple[int, ...], Meta(description="pids of an earlier primary's workers that are still there")
     ] = ()
     time: Annotated[str, Meta(description="when this was true: ISO 8601, UTC")] = ""
+    reload: Annotated[Reload | None, Meta(description="the reload that is under way; null if none is")] = None
 
 
 class About(msgspec.Struct, frozen=True):
@@ -153,7 +167,26 @@ def status(about: About, source: Source, rates: Rated | None = None) -> Status:
         ),
         pools=tuple(_pool(pool, view, samples, rates) for pool in view.pools),
         leftovers=tuple(source.leftovers()),
+        reload=_reload(view),
         time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    )
+
+
+def _reload(view: View) -> Reload | None:
+    found = view.reload
+    if found is None:
+        return None
+    pools = [pool for pool in view.pools if pool.name in found.pools]
+    return Reload(
+        generation=found.generation,
+        pools=found.pools,
+        stage=found.stage,
+        took=_span(view.now - found.began),
+        left=None if found.until is None else _span(found.until - view.now),
+        replaced=sum(
+            one.generation == found.generation and one.ready_at is not None for pool in pools for one in pool.workers
+        ),
+        of=sum(pool.wanted for pool in pools),
     )
 
 
@@ -179,6 +212,7 @@ def _pool(pool: PoolView, view: View, samples: Mapping[int, Sample], rates: Rate
         zygote=pool.zygote,
         preloaded=pool.preloaded,
         slots=tuple(_slot(slot, view, workers) for slot in pool.slots),
+        stopped=pool.stopped,
         leaving=tuple(worker for worker in workers.values() if worker.id not in holders),
     )
 

@@ -32,8 +32,13 @@ def headline(status: Status) -> list[str]:
     lines += [f"listening on {one.address} ({one.name})" for one in service.listeners]
     if service.monitoring:
         lines.append(f"monitoring on {service.monitoring}")
+    if status.reload is not None:
+        found = status.reload
+        lines.append(f"reload: generation {found.generation}, {found.stage}, {found.replaced} of {found.of} ready")
     for pool in status.pools:
-        if pool.given_up:
+        if pool.stopped:
+            lines.append(f"pool {pool.name} is stopped; `clusterd start {pool.name}` has it work again")
+        elif pool.given_up:
             lines.append(f"pool {pool.name} has given up: its workers ended too often too soon")
         elif pool.ready < pool.min_ready:
             lines.append(f"pool {pool.name}: {pool.ready} ready, {pool.min_ready} needed")

@@ -41,6 +41,7 @@ class Staged:
         self.looks = 0
         self.asked: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
+        self.reloading: dict[str, Any] | None = None
         self.slots = [
             {"index": 0, "worker": worker(1), "restarts": 0, "given_up": False, "last_reason": None},
             {
@@ -64,6 +65,7 @@ class Staged:
                 "listeners": [{"name": "http", "address": "127.0.0.1:8000"}],
             },
             "pools": [{"name": "web", "slots": self.slots}],
+            "reload": self.reloading,
         }  # fmt: skip
 
     def logs(self, *, pool: str | None, slot: int | None, lines: int) -> list[dict[str, Any]]:
@@ -84,6 +86,16 @@ class Staged:
     def scale(self, pool: str, *, by: int) -> dict[str, Any]:
         self._do("scale", pool, by)
         return {"pool": pool, "wanted": 3 + by, "was": 3}
+
+    def restart(self, pool: str | None = None, *, worker: int | None = None) -> dict[str, Any]:
+        self._do("restart", worker)
+        return {"workers": [worker], "done": True}
+
+    def reload(self, pool: str | None = None) -> dict[str, Any]:
+        self._do("reload", pool)
+        return {
+            "generation": 2, "verdict": "rolled_back", "reason": "it is bad", "report": "Traceback\x1b[2J", "took": 1.5,
+        }  # fmt: skip
 
 
 def text_of(app: Top) -> str:
@@ -169,6 +181,39 @@ def test_a_key_does_what_the_footer_says(key: str, asked: tuple[Any, ...]) -> No
     async def scenario(app: Top, pilot: Pilot[None], service: Staged) -> None:
         await pilot.press(key)
         await until(pilot, lambda: service.asked == [asked])
+
+    on_screen(scenario)
+
+
+@pytest.mark.parametrize(("key", "asked"), [("r", ("restart", 1)), ("R", ("reload", None))])
+def test_what_replaces_workers_is_done_only_after_a_yes(key: str, asked: tuple[Any, ...]) -> None:
+    async def scenario(app: Top, pilot: Pilot[None], service: Staged) -> None:
+        await pilot.press(key)
+        await until(pilot, lambda: "? (y/n)" in text_of(app))
+        await pilot.press("n")
+        await until(pilot, lambda: "? (y/n)" not in text_of(app))
+        assert service.asked == []
+        await pilot.press(key)
+        await until(pilot, lambda: "? (y/n)" in text_of(app))
+        await pilot.press("y")
+        await until(pilot, lambda: service.asked == [asked])
+
+    on_screen(scenario)
+
+
+def test_a_reload_shows_its_verdict_and_how_far_it_is() -> None:
+    async def scenario(app: Top, pilot: Pilot[None], service: Staged) -> None:
+        service.reloading = {
+            "generation": 2, "stage": "canary", "left": 4.0, "replaced": 1, "of": 3,
+        }  # fmt: skip
+        app.look()
+        await until(pilot, lambda: "generation 2: the first new worker proves itself, 4 s left, 1 of 3" in text_of(app))
+        service.reloading = None
+        await pilot.press("R")
+        await until(pilot, lambda: "? (y/n)" in text_of(app))
+        await pilot.press("y")
+        await until(pilot, lambda: "generation 2 was rolled back: it is bad, after 1.5 s" in text_of(app))
+        assert "Traceback\\x1b[2J" in text_of(app)
 
     on_screen(scenario)
 

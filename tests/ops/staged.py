@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clusterd.config.changes import Change
 from clusterd.core import events as e
-from clusterd.core.facts import ExitReason, PoolView, SlotView, View, WorkerView
+from clusterd.core.facts import ExitReason, PoolView, SlotView, View, WorkerRecycled, WorkerView
+from clusterd.errors import UsageError
 from clusterd.ops.control import Control
 from clusterd.ops.exchange import Answerer
 from clusterd.ops.journal import Journal
@@ -127,16 +129,34 @@ class Steered:
     Attributes:
         events: what it was told.
         audited: the audit lines.
+        reloads: the pools of the reloads that were asked for.
+        generation: what a reload is told to be.
+        slow: what takes its time never ends.
+        journal: where facts are told.
     """
 
     source: Staged
     events: list[e.Event] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
+    reloads: list[str] = field(default_factory=list)
+    generation: int | None = 2
+    slow: bool = False
+    journal: Journal = field(default_factory=Journal)
 
     def command(self, event: e.Event) -> None:
         self.events.append(event)
         view = self.source.now_view
+        (pool, *others) = view.pools
         match event:
+            case e.Restart():
+                for worker in pool.workers:
+                    self.journal.fact(WorkerRecycled(worker.id, "web", worker.slot, "restart"))
+            case e.StopPool():
+                pool = replace(pool, stopped=True, workers=pool.workers if self.slow else ())
+                self.source.now_view = replace(view, pools=(pool, *others))
+            case e.StartPool():
+                pool = replace(pool, stopped=False, wanted=pool.ready + self.slow)
+                self.source.now_view = replace(view, pools=(pool, *others))
             case e.Scale(name, by):
                 pools = [replace(pool, wanted=pool.wanted + by) if pool.name == name else pool for pool in view.pools]
                 self.source.now_view = replace(view, pools=tuple(pools))
@@ -149,6 +169,15 @@ class Steered:
             asyncio.get_running_loop().call_soon(done, f"the stacks of {worker}")
         return known
 
+    async def reload(self, pool: str) -> int | None:
+        if pool not in ("", "web"):
+            raise UsageError(f"there is no pool {pool}")
+        self.reloads.append(pool)
+        return self.generation
+
+    async def changes(self) -> list[Change]:
+        return [Change("pools.web.workers", "2", "3", False), Change("log.level", '"info"', '"debug"', True)]
+
     def audit(self, action: str, **fields: Any) -> None:
         self.audited.append({"action": action, **fields})
 
@@ -160,5 +189,7 @@ def control(source: Staged, roles: Roles | None = None, journal: Journal | None 
 
 def steered(steer: Steered, roles: Roles | None = None, journal: Journal | None = None) -> Answerer:
     """Likewise, with what was changed to be looked at."""
-    made = Control(steer.source, ABOUT, steer, journal or Journal(), None, steer.audit)
+    if journal is not None:
+        steer.journal = journal
+    made = Control(steer.source, ABOUT, steer, steer.journal, None, steer.audit)
     return made.answers(roles or Roles())

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from clusterd.core import events as e
+from clusterd.core.facts import ReloadEnded, Stopped, Verdict
 from clusterd.core.facts import Scaled as ScaledFact
-from clusterd.core.facts import Stopped
 from clusterd.errors import HostError
 from clusterd.ops import roles as room
 from clusterd.ops.exchange import Credentials, Request, Response, Stream
@@ -38,10 +38,10 @@ def request(method: str, path: str, body: Any = None, peer: Credentials | None =
 def answered(steer: Steered, asked: Request, roles: Roles | None = None) -> Response:
     async def ask() -> Response:
         answer = steered(steer, roles)(asked)
-        if isinstance(answer, asyncio.Future):
-            return await asyncio.wait_for(answer, DEADLINE)
-        assert isinstance(answer, Response)
-        return answer
+        if isinstance(answer, Response):
+            return answer
+        assert not isinstance(answer, Stream)
+        return await asyncio.wait_for(answer, DEADLINE)
 
     return asyncio.run(ask())
 
@@ -82,6 +82,10 @@ def test_names_and_numbers_are_accounts_and_others_are_refused() -> None:
 CHANGES = [
     ("/v1/pools/web/scale", {"by": 1}, Role.OPERATOR),
     ("/v1/workers/1/stacks", None, Role.OPERATOR),
+    ("/v1/reload", {"wait": False}, Role.OPERATOR),
+    ("/v1/restart", {"wait": False}, Role.OPERATOR),
+    ("/v1/pools/web/start", {"wait": False}, Role.OPERATOR),
+    ("/v1/pools/web/stop", {"wait": False}, Role.OPERATOR),
     ("/v1/shutdown", {}, Role.ADMIN),
 ]
 
@@ -154,6 +158,12 @@ def test_scale_answers_what_became_of_it(body: Any, wanted: int) -> None:
         ("/v1/workers/9/stacks", None, 404, "there is no worker '9' now"),
         ("/v1/workers/x/stacks", None, 404, "there is no worker 'x' now"),
         ("/v1/workers/1/stacks", {"a": 1}, 400, "takes no body"),
+        ("/v1/reload", {"pool": "cpu"}, 404, "there is no pool cpu"),
+        ("/v1/reload", {"timeout": 0}, 400, "Expected `float` > 0"),
+        ("/v1/restart", {"pool": "cpu"}, 404, "there is no pool 'cpu'"),
+        ("/v1/restart", {"worker": 9}, 404, "there is no worker '9' now"),
+        ("/v1/pools/cpu/start", None, 404, "there is no pool 'cpu'"),
+        ("/v1/pools/cpu/stop", None, 404, "there is no pool 'cpu'"),
         ("/v1/nothing", None, 404, "nothing is at /v1/nothing"),
         ("/v1/status", None, 405, "/v1/status takes GET"),
     ],
@@ -194,6 +204,54 @@ def test_a_shutdown_is_asked_for_as_said() -> None:
     steer = Steered(Staged())
     assert json.loads(answered(steer, request("POST", "/v1/shutdown", {"now": True})).body) == {"state": "draining"}
     assert steer.events == [e.Stop(now=True)]
+
+
+def told(ended: ReloadEnded) -> Response:
+    """The answer of a reload whose verdict comes after it was begun."""
+    steer, journal = Steered(Staged()), Journal()
+    answers = steered(steer, journal=journal)
+
+    async def ask() -> Response:
+        answer = answers(request("POST", "/v1/reload", {}))
+        assert not isinstance(answer, Response | Stream)
+        asked = asyncio.ensure_future(answer)
+        for _ in range(5):  # turns of the loop: it has been begun then
+            await asyncio.sleep(0)
+        assert steer.reloads == [""]
+        journal.fact(ReloadEnded(1, Verdict.SUPERSEDED, "another's", "", 1.0))
+        journal.fact(ended)
+        return await asyncio.wait_for(asked, DEADLINE)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_reload_answers_with_its_verdict_and_no_others(verdict: Verdict) -> None:
+    response = told(ReloadEnded(2, verdict, "because", "a traceback", 1.25))
+    assert response.status == 200
+    assert json.loads(response.body) == {
+        "generation": 2, "verdict": verdict.value, "reason": "because", "report": "a traceback", "took": 1.25,
+    }  # fmt: skip
+
+
+def test_a_reload_that_is_not_waited_for_has_begun() -> None:
+    response = answered(Steered(Staged()), request("POST", "/v1/reload", {"wait": False, "pool": "web"}))
+    assert json.loads(response.body)["verdict"] == "begun"
+
+
+@pytest.mark.parametrize("path", ["/v1/reload", "/v1/restart", "/v1/pools/web/stop", "/v1/pools/web/start"])
+def test_an_outcome_that_does_not_come_in_time_is_504(path: str) -> None:
+    steer = Steered(Staged(), slow=True)
+    response = answered(steer, request("POST", path, {"timeout": 0.01}))
+    assert response.status == 504
+    assert steer.audited
+
+
+def test_what_a_reload_would_change_is_told_and_nothing_is_done() -> None:
+    steer = Steered(Staged())
+    answer = answered(steer, request("GET", "/v1/changes"))
+    assert [change["key"] for change in json.loads(answer.body)] == ["pools.web.workers", "log.level"]
+    assert steer.reloads == steer.events == steer.audited == []
 
 
 # -- streams ---------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ from clusterd.ops.status import Status, encode, status
 from tests.ops.staged import ABOUT, Staged, healthy_view, pool_view, slot_view, worker_view
 
 V1 = {
-    "Status": {"api", "service", "pools", "leftovers", "time"},
+    "Status": {"api", "service", "pools", "leftovers", "time", "reload"},
     "Service": {"name", "pid", "version", "state", "ready", "uptime", "run_dir", "monitoring", "listeners"},
     "Listener": {"name", "address", "backlog", "backlog_limit"},
     "Pool": {
         "name", "generation", "wanted", "ready", "min_ready", "given_up", "zygote", "preloaded", "slots", "leaving",
+        "stopped",
     },
     "Slot": {"index", "worker", "restarts", "row", "given_up", "last_reason", "next_start_in"},
     "Worker": {
@@ -30,7 +31,7 @@ REQUIRED = {
     "Status": {"api", "service", "pools"},
     "Service": {"name", "pid", "version", "state", "ready", "uptime", "run_dir"},
     "Listener": {"name", "address"},
-    "Pool": V1["Pool"] - {"leaving"},
+    "Pool": V1["Pool"] - {"leaving", "stopped"},
     "Slot": {"index"},
     "Worker": {"id", "slot", "state", "generation", "uptime"},
 }

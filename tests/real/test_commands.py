@@ -15,13 +15,14 @@ from clusterd.cli import COMMANDS
 from clusterd.errors import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED, EXIT_TIMED_OUT
 from tests.ops.serving import serving_unix
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher, Service
+from tests.real.harness import DEADLINE, Launcher, Service, Settings, merged
 from tests.real.looking import AT_ONCE
-from tests.real.playground import LIVES, own_launcher, up
+from tests.real.playground import APP, LIVES, own_launcher, up
 
 TALKING = {
     "status": (), "list": (), "ls": (), "describe": ("web/0",), "events": ("--no-follow",), "health": (),
     "logs": (), "scale": ("web", "+0"), "stacks": ("web/0",), "shutdown": (), "top": (), "monit": (),
+    "reload": (), "restart": (), "start": ("web",), "stop": ("web",),
 }  # fmt: skip
 """Commands that talk to a running service, and arguments."""
 
@@ -188,6 +189,94 @@ def test_a_shutdown_need_not_be_waited_for(launcher: Launcher) -> None:
     service = up(launcher, LIVES)
     assert lines(service, "shutdown", "--now", "--no-wait") == ["the service is ending"]
     assert service.wait_exit() == 0
+
+
+# -- reload, restart, start, stop ------------------------------------------------------------------------------------
+
+SLOW_CANARY: Settings = merged(LIVES, {"pools": {"web": {"reload": {"canary": "300ms"}}}})
+
+
+def deploy(service: Service, launcher: Launcher, text: str) -> None:
+    """Code of another length: the compiled file goes by it, and by a time stamp."""
+    (launcher.folder / "app.py").write_text(text)
+
+
+def test_a_reload_tells_its_stages_and_its_verdict(launcher: Launcher) -> None:
+    service = up(launcher, SLOW_CANARY, workers=2)
+    before = {one["id"] for one in service.workers()}
+    assert lines(service, "reload", "--dry-run") == [
+        "nothing changes in the configuration; the code is taken as it is now"
+    ]
+    done = service.cli("reload")
+    assert done.returncode == 0, done
+    assert done.stdout.startswith("generation 2 is promoted")
+    assert "generation 2: the first new worker proves itself" in done.stderr
+    wait_for(lambda: not before & {one["id"] for one in service.workers()}, DEADLINE, "the end of the old workers")
+    deploy(service, launcher, APP + "\nraise RuntimeError('a bad deploy')\n")
+    done = service.cli("reload", "web")
+    assert done.returncode == EXIT_FAILED
+    assert done.stdout.startswith("generation 3 was rolled back: ")
+    assert "RuntimeError: a bad deploy" in done.stdout
+    assert service.get("/").status == 200
+
+
+def test_a_configuration_that_is_bad_is_refused_and_told(launcher: Launcher) -> None:
+    service = up(launcher, SLOW_CANARY)
+    config = launcher.folder / "clusterd.toml"
+    config.write_text(config.read_text() + "\n[no_such_table]\n")
+    done = service.cli("reload")
+    assert done.returncode == EXIT_FAILED
+    assert "the reload was refused" in done.stdout
+    assert "no_such_table" in done.stdout
+    done = service.cli("reload", "--dry-run")
+    assert done.returncode == EXIT_REFUSED
+    assert "no_such_table" in done.stderr
+
+
+def test_what_a_reload_would_change_is_shown(launcher: Launcher) -> None:
+    service = up(launcher, SLOW_CANARY)
+    launcher.configuration(SLOW_CANARY, workers=3)
+    assert lines(service, "reload", "--dry-run") == ["pools.web.workers = 3 (was 1)"]
+    assert lines(service, "reload", "--no-wait") == ["generation 2 is being tried out; `clusterd events` tells of it"]
+    service.wait_log("reload_ended")
+    assert service.status()["pools"][0]["wanted"] == 3
+
+
+def test_a_verdict_that_takes_too_long_is_not_waited_for(launcher: Launcher) -> None:
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "60s"}}}}))
+    done = service.cli("reload", "--timeout", "500ms")
+    assert done.returncode == EXIT_TIMED_OUT
+    assert "no verdict within 0.5 s; the reload goes on" in done.stderr
+    assert service.cli("reload", "--timeout", "soon").returncode == 2
+
+
+def test_restart_replaces_one_worker_a_pool_or_all(launcher: Launcher) -> None:
+    service = up(launcher, LIVES, workers=2)
+    first, second = (one["id"] for one in service.workers())
+    assert lines(service, "restart", "web/0") == ["1 worker replaced"]
+    wait_for(lambda: [one["state"] for one in service.workers()] == ["ready", "ready"], DEADLINE, "ready workers")
+    now = {one["id"] for one in service.workers()}
+    assert first not in now
+    assert second in now
+    assert lines(service, "restart", "web") == ["2 workers replaced"]
+    assert not now & {one["id"] for one in service.workers()}
+    wait_for(lambda: [one["state"] for one in service.workers()] == ["ready", "ready"], DEADLINE, "ready workers")
+    assert lines(service, "restart", "--no-wait") == ["2 workers to be replaced"]
+    done = service.cli("restart", "web/9")
+    assert done.returncode == EXIT_FAILED
+    assert "there is no worker 'web/9'" in done.stderr
+
+
+def test_a_pool_is_stopped_and_started(launcher: Launcher) -> None:
+    service = up(launcher, LIVES, workers=2)
+    assert lines(service, "stop", "web") == ["web: stopped"]
+    assert service.workers() == []
+    assert any("pool web is stopped; `clusterd start web`" in line for line in lines(service, "status"))
+    assert lines(service, "stop", "web") == ["web: stopped"]
+    assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
+    assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
+    assert service.get("/").status == 200
+    assert [line["action"] for line in service.logged("audit")] == ["stop", "stop", "start", "start"]
 
 
 # -- with none, with one that is frozen, of another version, another user's ------------------------------------------
