@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterd import client as room
 from clusterd.client import CHECKS, Client, find_socket
+from clusterd.client import places as room
 from clusterd.config.derive import CONTROL_SOCKET
 from clusterd.errors import NotRunning, PeerError, Refused, RequestFailed, TimedOut, UsageError
 from clusterd.ops import roles
@@ -169,7 +169,7 @@ def test_the_only_one_running_is_meant(places: Path) -> None:
 
 
 def test_one_that_two_rules_lead_to_is_one(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clusterd.client.SYSTEM_DIR", str(places / "run" / "clusterd"))
+    monkeypatch.setattr("clusterd.client.places.SYSTEM_DIR", str(places / "run" / "clusterd"))
     path = place(places / "run" / "clusterd", "shop")
     with serving_unix(path, {}):
         assert find_socket(environ={"XDG_RUNTIME_DIR": str(places / "run")}) == path

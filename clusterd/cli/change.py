@@ -1,12 +1,13 @@
 """The commands that change a running service."""
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from clusterd.cli.choose import Command, completed, pool_of, socket_of, which_service, worker_of
-from clusterd.errors import EXIT_FAILED, NotRunning, RequestFailed, UsageError
+from clusterd.cli.choose import Command, Document, completed, pool_of, socket_of, which_service, worker_of
+from clusterd.errors import EXIT_FAILED, RequestFailed, UsageError
 
 if TYPE_CHECKING:
     from clusterd.client import Client
@@ -160,28 +161,24 @@ def stop(
 def shutdown(config_path: str | None, name: str | None, run_dir: str | None, now: bool, no_wait: bool) -> None:
     """End the whole service: drain, and wait for its end."""
     client = client_of(config_path, name, run_dir)
-    client.shutdown(now=now)
     if no_wait:
+        client.shutdown(now=now)
         print("the service is ending")
         return
-    code = watch_end(client)
+    happening = client.events(last=0, follow=True)
+    client.shutdown(now=now)
+    code = tell_end(happening)
     print(f"the service has ended{'' if code is None else f', exit code {code}'}")
     if code:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def watch_end(client: "Client") -> int | None:
+def tell_end(happening: Iterator[Document]) -> int | None:
     """Tell of the end of a service as it comes; its exit code, ``None`` if the last word was not heard."""
     from clusterd.cli.follow import event_line
 
-    ending = False
-    try:
-        for event in client.events(last=500, follow=True):
-            ending = ending or event.get("event") == "stop_began"
-            if ending:
-                print(event_line(event), flush=True)
-            if event.get("event") == "stopped":
-                return int(event.get("code", 0))
-    except NotRunning:
-        pass  # it was faster
+    for event in happening:
+        print(event_line(event), flush=True)
+        if event.get("event") == "stopped":
+            return int(event.get("code", 0))
     return None

@@ -1,6 +1,5 @@
 """``clusterd top``: a live screen of one service, with what an operator does about what is seen."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -12,28 +11,19 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
 
 from clusterd.cli.choose import Document
+from clusterd.cli.curves import COLUMNS, CURVES, KEPT, History, Place, cells
 from clusterd.cli.follow import clock
 from clusterd.cli.renew import stage_of, verdict
 from clusterd.errors import ClusterdError
 from clusterd.ops.crash import seconds
 from clusterd.ops.escapes import harmless
-from clusterd.ops.terminal import COLOURS, size
+from clusterd.ops.terminal import size
 
 EVERY = 1.0
 """Seconds between two looks."""
 
-KEPT = 60
-"""Looks that the curves show."""
-
 LOG_LINES = 200
 """Lines of output that are shown of the selected worker."""
-
-COLUMNS = ("pool", "slot", "worker", "state", "gen", "uptime", "restarts", "conns", "req/s", "latency", "cpu", "memory")
-
-CURVES = ("requests", "latency", "memory", "restarts")
-
-Place = tuple[str, int]
-"""Pool and slot."""
 
 
 class Service(Protocol):
@@ -50,66 +40,6 @@ class Service(Protocol):
     def restart(self, pool: str | None = None, *, worker: int | None = None) -> Document: ...
 
     def reload(self, pool: str | None = None) -> Document: ...
-
-
-class History:
-    """What the curves are drawn from, by place."""
-
-    def __init__(self) -> None:
-        self._curves: dict[Place, dict[str, deque[float]]] = {}
-        self._restarts: dict[Place, int] = {}
-
-    def add(self, place: Place, slot: Document) -> None:
-        """One look at one slot."""
-        worker = slot.get("worker") or {}
-        curves = self._curves.setdefault(place, {name: deque([0.0] * KEPT, maxlen=KEPT) for name in CURVES})
-        restarts = int(slot.get("restarts", 0))
-        curves["requests"].append(float(worker.get("requests_per_second") or 0.0))
-        curves["latency"].append(float(worker.get("latency") or 0.0))
-        curves["memory"].append(float(worker.get("memory") or 0.0))
-        curves["restarts"].append(float(max(0, restarts - self._restarts.get(place, restarts))))
-        self._restarts[place] = restarts
-
-    def of(self, place: Place, name: str) -> list[float]:
-        """One curve."""
-        curves = self._curves.get(place)
-        return [0.0] * KEPT if curves is None else list(curves[name])
-
-
-def cells(pool: str, slot: Document) -> list[Text]:
-    """The row of one slot."""
-    worker = slot.get("worker")
-    if worker:
-        state = str(worker.get("state"))
-    elif slot.get("given_up"):
-        state = "given up"
-    else:
-        state = "vacant"
-    reason = slot.get("last_reason")
-    known: Document = worker or {}
-
-    def show(name: str, how: Callable[[Any], str] = str) -> str:
-        value = known.get(name)
-        return "-" if value is None else how(value)
-
-    row = [
-        pool,
-        str(slot.get("index")),
-        show("id"),
-        state,
-        show("generation"),
-        show("uptime", seconds),
-        f"{slot.get('restarts', 0)}" + (f" ({reason})" if reason else ""),
-        show("connections"),
-        show("requests_per_second", "{:.1f}".format),
-        show("latency", lambda value: f"{value * 1000:.1f} ms"),
-        show("cpu", lambda value: f"{value * 100:.0f} %"),
-        show("memory", size),
-    ]
-    return [
-        Text(harmless(text), style=COLOURS.get(state, "") if name == "state" else "")
-        for name, text in zip(COLUMNS, row, strict=True)
-    ]
 
 
 class Page(ModalScreen[None]):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from clusterd import client
 from clusterd.cli import cli
+from clusterd.client import places
 from tests.ops.serving import Running, serving_unix
 from tests.ops.staged import Staged, control
 
@@ -20,8 +20,8 @@ DEADLINE = 20.0
 @pytest.fixture(autouse=True)
 def only_here(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Services of this machine are none of these tests' business."""
-    monkeypatch.setattr(client, "SYSTEM_DIR", str(run_dir / "run"))
-    monkeypatch.setattr(client, "FALLBACK_DIR", str(run_dir / "tmp"))
+    monkeypatch.setattr(places, "SYSTEM_DIR", str(run_dir / "run"))
+    monkeypatch.setattr(places, "FALLBACK_DIR", str(run_dir / "tmp"))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from clusterd import client
 from clusterd.cli import cli
 from clusterd.cli.run import make_run_dir
+from clusterd.client import places
 from clusterd.errors import HostError
 from tests.real.harness import HELLO, Launcher, Service
 from tests.real.playground import last_words
@@ -79,8 +79,8 @@ def here(tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """An empty working directory, and no service that this user runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(run_dir))
-    monkeypatch.setattr(client, "SYSTEM_DIR", os.fspath(run_dir / "none"))
-    monkeypatch.setattr(client, "FALLBACK_DIR", os.fspath(run_dir / "none"))
+    monkeypatch.setattr(places, "SYSTEM_DIR", os.fspath(run_dir / "none"))
+    monkeypatch.setattr(places, "FALLBACK_DIR", os.fspath(run_dir / "none"))
     monkeypatch.delenv("CLUSTERD_CONFIG", raising=False)
     return tmp_path
 
