@@ -59,6 +59,7 @@ class _Segment:
         self.news = child.values.news
         self.cells = child.values.cells
         self.exemplars = child.values.exemplars
+        self.keep = child.values.keep
 
     @property
     def collects(self) -> bool:

@@ -5,19 +5,25 @@ Gauges are the living's. Reading goes in steps, and only what changed is looked 
 costs bounded time and memory.
 """
 
+import asyncio
 import struct
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
 
 from clusterd.ops.aggregate import Families, Family, Labels, Part, Warn
-from clusterd.ops.exposition import Steps, at_once
+from clusterd.ops.exposition import SLICE, Steps, at_once
 from clusterd.ops.source import AppFamily, AppSeries, ComputedFamily, Segment
 
 BLOCK = 64
 """Values compared at once."""
 
 BLOCKS_A_STEP = 16
+
+END: Final = object()
 
 ABSENT = struct.pack("=Q", 0x7FF4_DEAD_DEAD_DEAD)
 """What stands in the place of a gauge that is none any more; as in ``wire.series``."""
@@ -64,6 +70,7 @@ class AppMetrics:
     def __init__(self, reserved: Sequence[str] = (), warn: Warn = lambda name, why: None) -> None:
         self._families = Families(frozenset(reserved), warn)
         self._members: dict[int, _Member] = {}
+        self._dying: deque[Steps[None]] = deque()
 
     def families(self) -> Iterator[Family]:
         """What there is."""
@@ -73,6 +80,10 @@ class AppMetrics:
 
     def read(self, segments: Mapping[int, Segment]) -> Steps[None]:
         """Take in what living workers counted since the last time."""
+        while self._dying:  # their counts first, for a sum to be whole
+            if next(self._dying[0], END) is END:
+                self._dying.popleft()
+            yield
         for worker in list(segments):
             segment = segments.get(worker)  # it may have ended since the last step, and is read by then
             if segment is None:
@@ -88,17 +99,49 @@ class AppMetrics:
             yield
 
     def end(self, worker: int, segment: Segment | None) -> None:
-        """A worker has ended: take in what it counted last, and drop its gauges."""
+        """A worker has ended: take in what it counted last, and drop its gauges.
+
+        At once as a rule. One that had very much to tell is read on in the loop's next turns, from a copy.
+        """
+        steps = self._bury(worker, segment)
+        until = monotonic() + SLICE
+        for _ in steps:
+            if monotonic() > until:
+                break
+        else:
+            return
+        if segment is not None:
+            segment.keep()
+        self._dying.append(steps)
+        if len(self._dying) == 1:
+            self._schedule()
+
+    def _bury(self, worker: int, segment: Segment | None) -> Steps[None]:
         if segment is not None:
             member = self._member(worker, segment)
             if member.reading is not None:
-                at_once(member.reading)
-            at_once(self._read_one(member))
+                yield from member.reading
+            yield from self._read_one(member)
         gone = self._members.pop(worker, None)
         if gone is not None:
             for part in [*(gone.parts[cell] for cell in gone.gauges), *gone.computed_gauges]:
                 if part is not None:
                     part.gauges.pop(worker, None)
+
+    def _schedule(self) -> None:
+        try:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        except RuntimeError:  # no loop, nobody to hold up
+            while self._dying:
+                at_once(self._dying.popleft())
+
+    def _go_on(self) -> None:
+        until = monotonic() + SLICE
+        while self._dying and monotonic() < until:
+            if next(self._dying[0], END) is END:
+                self._dying.popleft()
+        if self._dying:
+            self._schedule()
 
     def move(self, worker: int, slot: int) -> None:
         """A worker has got another slot: a spare that takes a place."""

@@ -86,6 +86,9 @@ class Segment(Protocol):
     def cells(self) -> bytes:
         """The values, 64-bit floats, of the series told of so far."""
 
+    def keep(self) -> None:
+        """Read on in a copy: the worker has ended, and its memory is about to be gone."""
+
     def exemplars(self) -> Sequence[tuple[int, dict[str, str], float, float]]:
         """Series' number, labels, value, Unix time of exemplars that are new since the last call."""
 

@@ -214,6 +214,18 @@ class Reader:
         self._series = 0
         self._broken = False
 
+    def keep(self) -> None:
+        """Read on in a copy of what is there now: the board is about to be closed."""
+        copy = memoryview(bytearray(SIZE))  # costs what is written into it
+        for start, size in (
+            (HEADER_AT, PAGE),
+            (CELLS_AT, 8 * self._word(H_CELLS, CELLS)),
+            (EXEMPLARS_AT, EXEMPLAR_SIZE * self._word(H_EXEMPLARS, EXEMPLARS)),
+            (DEFINITIONS_AT, self._word(H_DEFINITIONS, DEFINITIONS)),
+        ):
+            copy[start : start + size] = self._board[start : start + size]
+        self._board = copy
+
     def _word(self, word: int, most: int) -> int:
         (value,) = struct.unpack_from("=Q", self._board, 8 * word)
         return int(min(value, most))

@@ -1,5 +1,6 @@
 """The aggregate of the app's metrics, over workers that live, die, lie and define what they like."""
 
+import asyncio
 import math
 import struct
 from collections import defaultdict
@@ -42,6 +43,9 @@ class Memory:
             assert place is not None
             self.places[key] = place[1]
         self.book.cells[self.places[key]] = value
+
+    def keep(self) -> None:
+        self.reader.keep()
 
     def news(self) -> Any:
         return self.reader.news()
@@ -236,6 +240,27 @@ SAMPLES = st.lists(
         st.floats() | st.integers(0, 9).map(float),
     )
 )
+
+
+def test_a_worker_with_very_much_to_tell_is_read_on_after_its_end_and_holds_up_nobody() -> None:
+    app, memory = AppMetrics(), Memory()
+    for number in range(20_000):
+        memory.put("c", "counter", 1, n=str(number))
+
+    async def scene() -> int:
+        app.end(1, memory)
+        for cell in range(20_000):
+            memory.book.cells[cell] = 100.0  # whoever has that memory now
+        turns = 0
+        while app._dying:
+            turns += 1
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(scene()) > 5
+    assert sum(page(app, {}).values()) == 20_000
+
+
 VALUES = st.floats() | st.integers(0, 100).map(float)
 NAMES = st.sampled_from(["a", "b", "clusterd_x", "h", ""])
 
