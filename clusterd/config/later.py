@@ -37,7 +37,6 @@ LATER: tuple[Later, ...] = (
     ),
     Later("pools.NAME.stop_signal"),
     Later("pools.NAME.cpu_affinity"),
-    Later("pools.NAME.on_message"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
 )
 

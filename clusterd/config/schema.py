@@ -268,7 +268,8 @@ class Pool(Struct, frozen=True, kw_only=True):
         tuple[int, ...], Key(kind.CPUS, "The CPUs that the pool's workers may run on.", shown="unchanged")
     ] = ()
     on_message: Annotated[
-        str, Key(kind.OBJECT, 'A function of the primary that gets the workers\' messages: "module:function".')
+        str,
+        Key(kind.OBJECT, 'A function that gets the workers\' messages, in a process of its own: "module:function".'),
     ] = ""
     limits: Limits = Limits()
     http: Http = Http()

@@ -264,6 +264,16 @@ class Children:
             else:
                 queue.add(child.boxes[name])
 
+    def say(self, worker: int, message: Any) -> None:
+        """Send a message of the service's own; of a worker that is gone it is dropped.
+
+        Raises:
+            TypeError, ValueError: it is nothing JSON can say, or too long.
+        """
+        child = self.by_id.get(worker)
+        if child is not None:
+            child.talk.send(message)
+
     def drain(self, worker: int) -> None:
         """Hand it nothing more, and ask it to end."""
         child = self.by_id[worker]

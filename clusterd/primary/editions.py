@@ -35,6 +35,10 @@ class Editions:
     def __getitem__(self, key: tuple[str, int]) -> Edition:
         return self._editions[key]
 
+    def plan(self, pool: str) -> Plan:
+        """How the pool's newest generation is started."""
+        return self._editions[max(key for key in self._editions if key[0] == pool)].plan
+
     def settle(self, generation: int, promoted: bool, pools: Iterable[str]) -> None:
         """The generation has its verdict: nobody will be made any more of what it replaces, or of it.
 

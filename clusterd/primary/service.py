@@ -24,6 +24,7 @@ from .children import Children
 from .editions import Edition, Editions
 from .executor import Executor
 from .guard import Watch
+from .hooks import Hooks
 from .listeners import Listeners, Opened, Standing
 from .plans import shared
 from .pump import Pump
@@ -106,7 +107,7 @@ class Primary:
             loop,
             self._report,
             on_line=eyes.line,
-            on_message=eyes.message,
+            on_message=self._heard,
             on_report=eyes.report,
             on_broken=lambda worker, why: eyes.warn("worker_broken", why, worker=worker),
             capture=config.log.worker_output == "capture",
@@ -120,6 +121,8 @@ class Primary:
             on_broken=self._box_broken,
             on_reclaimed=self.children.count,
         )
+        self._hooks = Hooks(loop, self._editions.plan, self.children.say, lambda why: eyes.warn("on_message", why))
+        self._hooks.adopt(config.pools)
         self._executor = Executor(
             loop,
             editions=self._editions,
@@ -134,7 +137,11 @@ class Primary:
         )
         self._pump = Pump(loop, self.supervisor, self._executor, eyes.facts)
         self._orphans = Orphans(
-            lambda: [*(child.pid for child in self.children.by_id.values()), *self._executor.zygote_pids()],
+            lambda: [
+                *(child.pid for child in self.children.by_id.values()),
+                *self._executor.zygote_pids(),
+                *self._hooks.pids(),
+            ],
             lambda: self._executor.spawning,
             lambda sentence: eyes.warn("orphan", sentence),
         )
@@ -156,6 +163,7 @@ class Primary:
                 self._beat.cancel()
             self._watch.stop()
             self._pump.close()
+            self._hooks.close()
             self._orphans.look(now=True)
             self.leftovers.close()
             self.listeners.discard()
@@ -206,12 +214,20 @@ class Primary:
         """An operator's order; the caller has seen to it that he may."""
         self._report(event)
 
+    def _heard(self, worker: int, message: Any, fd: int | None) -> None:
+        """A message of an app's."""
+        child = self.children.by_id.get(worker)
+        if child is not None:
+            self._hooks.give(worker, child.pool, child.slot, message)
+        self._eyes.message(worker, message, fd)
+
     def _settle(self, generation: int, promoted: bool, done: Callable[[], None]) -> None:
         config = self._tried.pop(generation)
         if promoted:
             self._config = config
             self._first_pool = next(iter(config.pools))
         self.children.scripts.adopt(self._config.pools)
+        self._hooks.adopt(self._config.pools)
         self._editions.settle(generation, promoted, self._config.pools)
         self.listeners.settle(generation, promoted, done)
         allowed = self._config.shutdown.drain_timeout or SETTLE_WITHIN

@@ -20,7 +20,6 @@ AWAY = {
     "pools.NAME.ready_when": 'ready_when = "notify"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
-    "pools.NAME.on_message": 'on_message = "shop.hooks:handle"',
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
 }
 

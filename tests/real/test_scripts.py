@@ -226,3 +226,112 @@ def test_the_death_of_the_primary_ends_the_programs(launcher: Launcher) -> None:
     wait_for(lambda: not processes_marked(service.run_dir), DEADLINE, "the end of the programs")
     launcher.services.remove(service)
     service.destroy()
+
+
+def steady(where: str, over: threading.Event, failures: list[object], answers: list[Any]) -> threading.Thread:
+    """Asks for new connections until ``over``."""
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                answers.append(fetch(where, "/").json())
+            except Exception as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+@each
+def test_reload_and_scale_under_load_lose_nothing(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script, reload={"canary": "0s"})
+    over = threading.Event()
+    failures: list[object] = []
+    answers: list[Any] = []
+    asking = steady(port(service), over, failures, answers)
+    service.signal(signal.SIGHUP)
+    assert service.wait_log("reload_ended", deadline=60)["verdict"] == "promoted"
+    service.signal(signal.SIGTTIN)
+    service.wait_log("worker_ready", count=5)
+    service.signal(signal.SIGTTOU)
+    service.wait_log("worker_exited", count=3)
+    over.set()
+    asking.join(DEADLINE)
+    assert failures == []
+    assert len({worker for worker, _ in answers}) >= 4
+
+
+@each
+def test_a_worker_killed_under_load_costs_what_it_had_taken_and_no_more(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script)
+    over = threading.Event()
+    failures: list[object] = []
+    answers: list[Any] = []
+    asking = steady(port(service), over, failures, answers)
+    wait_for(lambda: len(answers) > 5, DEADLINE, "a few answers")
+    kill(service.workers()[0]["pid"])
+    service.wait_log("worker_ready", count=3)
+    count = len(answers)
+    wait_for(lambda: len(answers) > count + 5, DEADLINE, "answers afterwards")
+    over.set()
+    asking.join(DEADLINE)
+    assert len(failures) <= 1  # of one client one connection, if the worker had taken it
+
+
+HOOKS = """
+import asyncio, os
+from collections import Counter
+
+said = Counter()
+
+async def handle(worker, message):
+    if message == "fail":
+        raise ValueError("on purpose")
+    if message == "die":
+        asyncio.get_running_loop().call_later(0.2, os._exit, 9)
+    said[worker.pool] += 1
+    worker.send({"count": said[worker.pool], "slot": worker.slot, "pid": os.getpid(), "parent": os.getppid()})
+"""
+
+SPEAKS = """
+from clusterd import cluster
+@cluster.worker.on("message")
+def _(message, handle):
+    print("told", message["count"], message["slot"], message["pid"] != os.getpid(), message["parent"], flush=True)
+import os
+cluster.worker.send("READY?")
+cluster.worker.send("ready")
+cluster.run()
+"""
+
+
+def test_messages_reach_a_function_in_a_process_of_its_own(launcher: Launcher) -> None:
+    (launcher.folder / "hooks.py").write_text(HOOKS)
+    service = start(launcher, "server.py", SPEAKS, on_message="hooks:handle", ready_when="message")
+    for count in (1, 2, 3, 4):
+        line = service.wait_log(lambda record, count=count: said(record).startswith(f"told {count} "))  # type: ignore[misc]
+        assert said(line).split()[3:] == ["True", str(service.pid)]
+
+
+def test_a_hook_that_fails_is_told_and_one_that_dies_is_started_again(launcher: Launcher) -> None:
+    (launcher.folder / "hooks.py").write_text(HOOKS)
+    source = SPEAKS.replace(
+        "cluster.run()",
+        """
+async def main():
+    import asyncio
+    cluster.worker.send("fail")
+    cluster.worker.send("die")
+    while True:
+        await asyncio.sleep(0.2)
+        cluster.worker.send("again")
+cluster.run(main())
+""",
+    )
+    service = start(launcher, "server.py", source, workers=1, on_message="hooks:handle", ready_when="message")
+    service.wait_log("on_message", level="warning")
+    service.wait_log(lambda record: said(record).startswith("told 1 "), count=2)
+    text = "\n".join(map(str, service.records))
+    assert "on purpose" in text
+    assert "ended with exit code 9" in text
