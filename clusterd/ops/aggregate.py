@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prometheus_client.core import Exemplar, Metric
 from prometheus_client.samples import Sample
@@ -168,6 +169,31 @@ class Families:
 
     def __iter__(self) -> Iterator[Family]:
         return iter(list(self._by_name.values()))
+
+    def books(self) -> list[Any]:
+        """What was counted in all, in plain containers."""
+        return [
+            [
+                family.name, family.kind, family.help, family.mode,
+                [
+                    [labels, [[suffix, le, part.total, part.imported] for (suffix, le), part in parts.items()]]
+                    for labels, parts in family.groups.items()
+                ],
+            ]
+            for family in self
+            if family.kind in RISING
+        ]  # fmt: skip
+
+    def go_on(self, books: Sequence[Any]) -> None:
+        """Take over what another has counted."""
+        for name, kind, text, mode, groups in books:
+            for labels, parts in groups:
+                for suffix, le, total, imported in parts:
+                    key = tuple((label, value) for label, value in labels)
+                    part = self.part(0, name, kind, text, mode, suffix, key, le)
+                    if part is not None:
+                        part.rise(part.total + total, part.total)
+                        part.imported = tuple((pool, generation) for pool, generation in imported)
 
     def part(
         self,

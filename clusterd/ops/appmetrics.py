@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from clusterd.ops.aggregate import Families, Family, Labels, Part, Warn
 from clusterd.ops.exposition import SLICE, Steps, at_once
@@ -39,6 +39,7 @@ class _Member:
         raw: the cells when they were last read.
         seen: by cell, what of a rising one has been added.
         fresh: cells of gauges that were not read yet.
+        carried: what ``seen`` was to another that has read this worker before.
         reading: a reading under way.
         computed: of what it computes, what has been added, by the samples' names and labels.
     """
@@ -54,6 +55,7 @@ class _Member:
     seen: "array[float]" = field(default_factory=lambda: array("d"))
     fresh: list[int] = field(default_factory=list)
     gauges: set[int] = field(default_factory=set)
+    carried: Sequence[float] = ()
     reading: Steps[None] | None = None
     computed: dict[tuple[str, Labels], float] = field(default_factory=dict)
     computed_gauges: list[Part] = field(default_factory=list)
@@ -71,10 +73,35 @@ class AppMetrics:
         self._families = Families(frozenset(reserved), warn)
         self._members: dict[int, _Member] = {}
         self._dying: deque[Steps[None]] = deque()
+        self._carried: dict[int, tuple[Sequence[float], dict[tuple[str, Labels], float]]] = {}
 
     def families(self) -> Iterator[Family]:
         """What there is."""
         return iter(self._families)
+
+    # -- for another that goes on counting -----------------------------------------------------------------------
+
+    def books(self) -> dict[str, Any]:
+        """What has been counted so far, in plain containers; exemplars are left out."""
+        while self._dying:
+            at_once(self._dying.popleft())
+        return {
+            "families": self._families.books(),
+            "read": {
+                worker: [
+                    list(member.seen),
+                    [[name, labels, value] for (name, labels), value in member.computed.items()],
+                ]
+                for worker, member in self._members.items()
+            },
+        }
+
+    def go_on(self, books: Mapping[str, Any]) -> None:
+        """Go on from another's books: nothing that it has counted is counted again. Before anything is read."""
+        self._families.go_on(books.get("families", ()))
+        for worker, (seen, computed) in books.get("read", {}).items():
+            known = {(name, tuple((key, text) for key, text in labels)): value for name, labels, value in computed}
+            self._carried[worker] = seen, known
 
     # -- what lies in the workers' memory ------------------------------------------------------------------------
 
@@ -157,6 +184,7 @@ class AppMetrics:
         member = self._members.get(worker)
         if member is None:
             member = _Member(worker, segment, (segment.pool, str(segment.slot)))
+            member.carried, member.computed = self._carried.pop(worker, ((), {}))
             self._members[worker] = member
         return member
 
@@ -192,7 +220,7 @@ class AppMetrics:
         part = self._families.part(member.worker, name, kind, text, mode, suffix, labels, le)
         member.by_series.append(part)
         member.parts.append(part)
-        member.seen.append(0.0)
+        member.seen.append(member.carried[cell] if cell < len(member.carried) else 0.0)
         if mode.endswith("mostrecent"):
             member.parts.append(None)
             member.seen.append(0.0)

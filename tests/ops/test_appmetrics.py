@@ -1,6 +1,7 @@
 """The aggregate of the app's metrics, over workers that live, die, lie and define what they like."""
 
 import asyncio
+import json
 import math
 import struct
 from collections import defaultdict
@@ -26,6 +27,7 @@ class Memory:
     def __init__(self, slot: int = 0, pool: str = "web", generation: int = 1) -> None:
         self.pool, self.slot, self.generation = pool, slot, generation
         memory = memoryview(bytearray(series.SIZE))
+        self.board = memory
         self.book, self.reader = Book(memory), Reader(memory)
         self.collects = False
         self.places: dict[tuple[Any, ...], int] = {}
@@ -259,6 +261,33 @@ def test_a_worker_with_very_much_to_tell_is_read_on_after_its_end_and_holds_up_n
 
     assert asyncio.run(scene()) > 5
     assert sum(page(app, {}).values()) == 20_000
+
+
+def test_another_goes_on_from_the_books_and_counts_nothing_twice() -> None:
+    app, memories = AppMetrics(), {1: Memory(), 2: Memory(1)}
+    for worker, memory in memories.items():
+        memory.put("c", "counter", 3, inherited=10, a="x")
+        memory.put("h", "histogram", 2, suffix="_bucket", le="+Inf")
+        memory.put("h", "histogram", -1.5, suffix="_sum")
+        memory.put("g", "gauge", 7, "sum")
+        app.computed(worker, memory, [("k", "counter", "", "all", [("k_total", {"a": "x"}, 5.0)])])
+    dead = Memory(2)
+    dead.put("c", "counter", 100, a="x")
+    app.end(3, dead)
+    before = page(app, memories)
+    books = json.loads(json.dumps(app.books()))  # plain values
+    books["read"] = {int(worker): read for worker, read in books["read"].items()}
+    for memory in memories.values():
+        memory.reader = Reader(memory.board)  # another primary reads from the beginning
+    other = AppMetrics()
+    other.go_on(books)
+    assert page(other, memories) == before
+    memories[1].put("c", "counter", 4, a="x")
+    memories[1].put("c", "counter", 1, a="new")
+    other.computed(2, memories[2], [("k", "counter", "", "all", [("k_total", {"a": "x"}, 6.0)])])
+    after = page(other, memories)
+    assert after["c_total x"] == before["c_total x"] + 1 == 3 + 3 + 10 + 100 + 1
+    assert (after["c_total new"], after["k_total x"], after["g"]) == (1, 11, 14)
 
 
 VALUES = st.floats() | st.integers(0, 100).map(float)
