@@ -28,11 +28,11 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
         fds: descriptors in the order that :class:`clusterd.wire.zygote.Spawn` states.
     """
     os.setpgid(0, 0)
-    channel_fd, board_fd, _stacks, *rest = fds
+    channel_fd, board_fd, stacks_fd, *rest = fds
     if request.captured:
         os.dup2(rest[0], 1)
         os.dup2(rest[2], 2)
-    process.close_fds_except({0, 1, 2, channel_fd, board_fd})
+    process.close_fds_except({0, 1, 2, channel_fd, board_fd, stacks_fd})
     process.set_oom_score_adj(OOM_SCORE)
     process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
     channel = socket.socket(fileno=channel_fd)
@@ -43,7 +43,7 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
     if os.getppid() != load.primary_pid:
         os._exit(0)
     number = channel.detach()
-    for fd in (number, board_fd):
+    for fd in (number, board_fd, stacks_fd):
         os.set_inheritable(fd, True)
     env = dict(os.environ)
     env |= {
@@ -55,6 +55,7 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
         "CLUSTERD_SLOT": str(request.slot),
         "CLUSTERD_GENERATION": str(load.generation),
         "CLUSTERD_BOARD_FD": str(board_fd),
+        "CLUSTERD_STACKS_FD": str(stacks_fd),
     }
     signals.reset_all(to_exec=True)
     try:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 
 from ..errors import AppError
@@ -11,7 +12,7 @@ from ..unix.scoreboard import WORD, Board
 from ..wire import rows, series
 from ..wire.channel import Channel
 from ..wire.codecs import ADVANCED, JSON
-from . import values
+from . import stacks, values
 from .appmetrics import Collecting, install
 from .beat import Beat
 from .link import Link
@@ -26,6 +27,7 @@ class Inherited:
         sock: its end of the channel.
         channel: the protocol's state.
         board: the worker's row of the scoreboard, of a pool's worker.
+        stacks: the file for its stacks, of a pool's worker, else -1.
         collecting: likewise, what of the app's metrics must be asked for.
     """
 
@@ -34,6 +36,7 @@ class Inherited:
     channel: Channel
     board: Board | None = None
     collecting: Collecting | None = None
+    stacks: int = -1
 
     @property
     def words(self) -> memoryview | None:
@@ -41,7 +44,9 @@ class Inherited:
         return None if self.board is None else self.board.words
 
     def beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say once a second that the loop turns; to be called from it."""
+        """Say once a second that the loop turns, and show its stacks when asked; to be called from it."""
+        if self.stacks >= 0 and threading.current_thread() is threading.main_thread():
+            stacks.arm(self.stacks, loop)
         if self.board is not None and self.collecting is not None:
             Beat(loop, self.board, self.collecting.look).start()
 
@@ -94,7 +99,15 @@ def inherit() -> Inherited | None:
     channel = Channel(codec=ADVANCED if mode == ADVANCED.name else JSON)
     board = _board()
     collecting = None if board is None else _own_metrics(board)
-    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel, board, collecting)
+    return Inherited(int(unique) if unique.isdecimal() else 0, sock, channel, board, collecting, _stacks())
+
+
+def _stacks() -> int:
+    number = os.environ.pop("CLUSTERD_STACKS_FD", "")
+    if not number.isdecimal():
+        return -1
+    os.set_inheritable(int(number), False)
+    return int(number)
 
 
 def _board() -> Board | None:

@@ -1,13 +1,17 @@
 """Pools of programs that use ``cluster`` themselves: Python's, and unmodified ones of Node's."""
 
+import json
 import os
 import re
 import signal
+import socket
+import ssl
 import threading
 from collections import Counter
 from typing import Any
 
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.procfs import processes_marked, wait_for
@@ -335,3 +339,53 @@ cluster.run(main())
     text = "\n".join(map(str, service.records))
     assert "on purpose" in text
     assert "ended with exit code 9" in text
+
+
+@each
+def test_stacks_are_shown_by_python_programs_and_cost_no_other_its_life(launcher: Launcher, script: str) -> None:
+    service = start(launcher, script, workers=1)
+    shown = service.cli("stacks", "web/0")
+    assert ("server.py" in shown.stdout) is (script == "server.py")
+    assert fetch(port(service), "/").json() == [1, "0"]
+
+
+@pytest.mark.needs("node")
+def test_a_node_worker_that_hangs_is_replaced(launcher: Launcher) -> None:
+    service = start(launcher, "server.js", workers=1, health={"heartbeat_timeout": "6s"})
+    where = port(service)
+    wait_for(lambda: samples(service, "clusterd_worker_heartbeat_age_seconds"), DEADLINE, "the first sign of life")
+    with pytest.raises(OSError, match="timed out"):
+        fetch(where, "/block", timeout=1)
+    service.wait_log("worker_exited", deadline=60)
+    assert fetch(where, "/").json() == [2, "0"]
+
+
+@pytest.mark.needs("node")
+def test_tls_sessions_are_resumed_across_node_workers(launcher: Launcher) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(str(launcher.folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(launcher.folder / "cert.pem"))
+    source = """
+const https = require('https'), fs = require('fs'), cluster = require('cluster');
+const options = {key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem'), maxVersion: 'TLSv1.2'};
+https.createServer(options, (q, s) => s.end(JSON.stringify([cluster.worker.id, q.socket.isSessionReused()])))
+  .listen(0, '127.0.0.1', function () { console.log('port', this.address().port); });
+"""
+    service = start(launcher, "server.js", source, workers=3)
+    host, number = port(service).split(":")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    session, answers = None, []
+    for _ in range(6):
+        with context.wrap_socket(
+            socket.create_connection((host, int(number)), DEADLINE), server_hostname="localhost", session=session
+        ) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := client.recv(65536):
+                answer += part
+            session = session or client.session
+            answers.append(json.loads(answer.partition(b"\r\n\r\n")[2].splitlines()[-1]))
+    assert [reused for _, reused in answers] == [False] + [True] * 5
+    assert {worker for worker, _ in answers} == {1, 2, 3}
