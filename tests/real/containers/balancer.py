@@ -20,6 +20,8 @@ defaults
   timeout connect 10s
   timeout client 60s
   timeout server 60s
+  # Who is slow to say that it is well is well: on a busy machine an answer may take its time, and a 503 is one too.
+  timeout check 10s
   # One try a request: what a server loses is to be seen, and not hidden by asking another one.
   retries 0
 frontend service

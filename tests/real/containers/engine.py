@@ -68,6 +68,22 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def debian_image() -> str:
+    """The name of a base image of Debian 12 with its own Python, made with debootstrap: a minute, once a machine."""
+    name = "localhost/clusterd-tests-base:debian12"
+    with _alone():
+        if not _exists(name):
+            root, archive = CACHE / "debian", CACHE / "debian.tar"
+            packages = "--include=python3-minimal,python3-venv,libpython3-stdlib"
+            prefix = command()[: command().index("podman")]
+            make = ["debootstrap", "--variant=minbase", packages, "bookworm", str(root)]
+            for step in (make, ["tar", "-C", str(root), "-cf", str(archive), "."], ["rm", "-rf", str(root)]):
+                subprocess.run([*prefix, *step], check=True, capture_output=True)
+            podman("import", "--quiet", str(archive), name)
+            archive.unlink()
+    return name
+
+
 def base_image() -> str:
     """The name of the base image, which is made if it is not there."""
     name = f"localhost/clusterd-tests-base:{base.recipe()}"
@@ -180,6 +196,7 @@ class Container:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [*command(), "run", "--name", self.name, *quiet, *LIMITS, *given, *flags, image, *arguments],
+            cwd=CACHE,  # the engine's monitor leaves a file where it was started, when memory runs out in a container
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

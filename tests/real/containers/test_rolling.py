@@ -20,10 +20,13 @@ SETTINGS = {"shutdown": {"lame_duck": "3s", "linger": "500ms", "drain_timeout": 
 
 
 def roll(runner: Runner, folder: Path, rounds: int) -> Load:
-    """Two containers behind a balancer under load, each replaced in turn, ``rounds`` times."""
+    """Two containers behind a balancer under load, each replaced in turn, ``rounds`` times.
+
+    Each request is a connection of its own, so there are not so many that the clients run out of ports.
+    """
     runner.write(APP, SETTINGS)
     pods = [runner.run().wait_ready(2) for _ in range(2)]
-    with closing(Balancer(folder, pods)) as balancer, Load(balancer.address, "/sleep?s=0.01").running(8) as load:
+    with closing(Balancer(folder, pods)) as balancer, Load(balancer.address, "/sleep?s=0.05").running(8) as load:
         for _ in range(rounds):
             for number in range(2):
                 before = load.answered
