@@ -24,9 +24,7 @@ from clusterd.core.policy import (
     StopPolicy,
 )
 from clusterd.core.supervisor import Supervisor
-
-WANTED = ("spawning", "booting", "ready", "hung")
-"""States of a worker that nobody has asked to go."""
+from tests import laws
 
 
 def pool_policy(
@@ -93,10 +91,12 @@ class ZygoteProcess:
     ready: bool = False
     alive: bool = True
     stopped: bool = False
+    preloaded: bool = False
+    reborn: bool = False  # begun while the pool was being reloaded: what it imports may be the new code
     owed: list[c.Spawn] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Option:
     """One thing that may happen next.
 
@@ -108,6 +108,9 @@ class Option:
     name: str
     kind: str
     act: Callable[[], None]
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 class World:
@@ -131,10 +134,11 @@ class World:
         self.unsettled: list[int] = []  # Settle is out
         self.generation = 1
         self.exit: c.Exit | None = None
-        self.ready = False
-        self.reloading = False
-        self.policies = {pool.name: pool for pool in policy.pools}
+        self.policies = {pool.name: pool for pool in policy.pools}  # what each goes by
+        self.tried: dict[int, ServicePolicy] = {}  # what a reload is to bring
         self.last_spawned = 0
+        self.preloads: tuple[bool, ...] = (True,)  # what a zygote may turn out to be
+        self.before = self.after = self.supervisor.view()
         self.commands: list[c.Command] = []
         self.facts: list[f.Fact] = []
 
@@ -144,8 +148,10 @@ class World:
         """Hand the core one event, do what it says, and hold it to the law."""
         assert self.exit is None, f"{event} after the end"
         if isinstance(event, e.Reload):
-            self.policies |= {pool.name: pool for pool in event.policy.pools}
+            self.tried[event.generation] = event.policy
+        self.before = self.after
         self.commands, self.facts = self.supervisor.handle(event, self.now)
+        self.after = self.supervisor.view()
         for command in self.commands:
             assert self.exit is None, f"{command} after Exit"
             self.obey(command)
@@ -157,7 +163,9 @@ class World:
         match command:
             case c.StartZygote(pool, generation):
                 assert (pool, generation) not in self.zygotes, "a second zygote"
-                self.zygotes[pool, generation] = ZygoteProcess(pool, generation)
+                (view,) = [one for one in self.after.pools if one.name == pool]
+                reborn = view.candidate not in (None, generation)
+                self.zygotes[pool, generation] = ZygoteProcess(pool, generation, reborn=reborn)
             case c.StopZygote(pool, generation):
                 zygote = self.zygotes[pool, generation]
                 assert not zygote.stopped, "stopped twice"
@@ -183,6 +191,9 @@ class World:
                 assert generation not in self.verdicts, "two verdicts"
                 self.verdicts[generation] = promoted
                 self.unsettled.append(generation)
+                if promoted:
+                    taken = {pool.name for pool in self.after.pools if pool.generation == generation}
+                    self.policies |= {pool.name: pool for pool in self.tried[generation].pools if pool.name in taken}
             case c.Drain(worker, within):
                 process = self.processes[worker]
                 assert not process.drained, "drained twice"
@@ -199,6 +210,7 @@ class World:
                 self.closing = hand_on
             case c.Exit():
                 (stopped,) = [fact for fact in self.facts if isinstance(fact, f.Stopped)]
+                assert set(self.verdicts) == set(self.tried), "a reload without a verdict"
                 assert self.closed, "the listeners are open"
                 assert not self.zygotes, "a zygote is left"
                 assert set(self.processes) == set(stopped.unkillable), "left behind, and not named"
@@ -206,52 +218,29 @@ class World:
                 self.exit = command
 
     def check(self, event: e.Event) -> None:
-        """The invariants of a single moment, as sentences."""
-        view = self.supervisor.view()
-        for pool in view.pools:
-            self._check_pool(pool, view)
-        for fact in self.facts:
-            if isinstance(fact, f.ServiceReady | f.ServiceUnready):
-                assert isinstance(fact, f.ServiceReady) is not self.ready, "said twice"
-                self.ready = not self.ready
-        assert self.ready is view.ready, "the facts and the view differ"
-        began = [fact for fact in self.facts if isinstance(fact, f.ReloadBegan)]
-        ended = [fact for fact in self.facts if isinstance(fact, f.ReloadEnded) and fact.generation is not None]
-        assert len(began) - len(ended) == (view.reload is not None) - self.reloading, "a reload without one verdict"
-        self.reloading = view.reload is not None
-        exits = [fact.worker for fact in self.facts if isinstance(fact, f.WorkerExited)]
-        assert exits == ([event.worker] if isinstance(event, e.Exited) else []), "not reaped exactly once"
+        """The invariants of a single moment; they stand in ``tests/laws.py``."""
+        before, after = self.before, self.after
+        laws.hold(event, before, after, self.facts)
+        were = {pool.name: pool for pool in before.pools}
+        for pool in after.pools:
+            own = [process for process in self.processes.values() if process.pool == pool.name]
+            laws.hold_pool(were.get(pool.name), pool, self.may_go_by(pool), self.hurried(pool))
+            heard = {p.slot for p in own if p.counted_ready and not p.drained and not p.killed}
+            laws.hold_readiness(after, pool, heard)
+            came_ready = {p.worker for p in own if p.counted_ready and p.generation <= pool.generation}
+            laws.hold_drains(after, pool, self.facts, came_ready)
 
-    def _check_pool(self, pool: f.PoolView, view: f.View) -> None:
-        policy = self.policies.get(pool.name)
-        assert policy is not None
-        unasked = [worker for worker in pool.workers if worker.state in WANTED]
-        placed = [worker for worker in unasked if worker.slot != SPARE]
-        assert len(unasked) - len(placed) <= policy.spares, "more spares than asked for"
-        assert all(worker.slot < pool.wanted for worker in placed), "a worker in a slot that is not wanted"
-        for role in ("holder", "successor"):
-            slots = [worker.slot for worker in placed if worker.role == role]
-            assert len(set(slots)) == len(slots), f"a slot has more than one {role}"
-        successors = [worker for worker in placed if worker.role == "successor"]
-        mixed = pool.candidate is not None or any(worker.generation != pool.generation for worker in pool.workers)
-        most = max(policy.reload.surge, pool.wanted) if mixed else policy.reload.surge
-        assert len(successors) <= most, "more processes than wanted, surge and spares"
-        heard = {
-            p.slot
-            for p in self.processes.values()
-            if p.pool == pool.name and p.counted_ready and not p.drained and not p.killed
-        } - {SPARE}
-        assert pool.ready <= len(heard), "a worker is called ready that never said so"
-        if view.ready and pool.generation:
-            assert len(heard) >= min(pool.min_ready, pool.wanted), "ready with too few ready workers"
-        ready = {worker.slot for worker in pool.workers if worker.state == "ready"}
-        for fact in self.facts:
-            if not isinstance(fact, f.WorkerDraining) or fact.pool != pool.name or view.phase != "running":
-                continue
-            process = self.processes[fact.worker]
-            replaced = fact.reason in (f.ExitReason.RELOAD, f.ExitReason.RECYCLED) and fact.slot in range(pool.wanted)
-            if replaced and process.counted_ready and process.generation <= pool.generation:
-                assert fact.slot in ready, "told to go before its successor was ready"
+    def may_go_by(self, pool: f.PoolView) -> list[PoolPolicy]:
+        """The pool's policy, and the one that is tried out with a generation."""
+        tried = self.tried[pool.candidate].pools if pool.candidate is not None else ()
+        return [one for one in (self.policies.get(pool.name), *tried) if one is not None and one.name == pool.name]
+
+    def hurried(self, pool: f.PoolView) -> bool:
+        """The old code cannot be forked again as it was, or the pool returns to it from what replaced it in part."""
+        if pool.candidate is None:
+            return any(worker.role == "holder" and worker.generation > pool.generation for worker in pool.workers)
+        old = self.zygotes.get((pool.name, pool.generation))
+        return old is None or not (old.ready and old.alive and old.preloaded) or old.reborn
 
     def tick(self, late: float = 0.0) -> None:
         """Jump to the deadline, or past it."""
@@ -262,6 +251,10 @@ class World:
 
     def ended(self) -> bool:
         return self.exit is not None
+
+    @property
+    def ready(self) -> bool:
+        return self.supervisor.view().ready
 
     def goal(self) -> bool:
         """As many workers serve as are wanted, of one generation, and the primary knows; or all has ended."""
@@ -295,7 +288,9 @@ class World:
     def _zygote_options(self, zygote: ZygoteProcess) -> Iterator[Option]:
         name = f"zygote {zygote.pool}: "
         if not zygote.ready and zygote.alive:
-            yield Option(name + "imported", "good", lambda: self.imported(zygote))
+            for preloaded in self.preloads:
+                how = "imported" if preloaded else "forks what imports by itself"
+                yield Option(name + how, "good", lambda preloaded=preloaded: self.imported(zygote, preloaded))
         if zygote.owed:
             yield Option(name + "forks", "good" if zygote.alive else "bad", lambda: self.forks(zygote))
             kind = "bad" if zygote.alive else "owed"
@@ -328,7 +323,7 @@ class World:
     # -- its happening -------------------------------------------------------------------------------------------
 
     def imported(self, zygote: ZygoteProcess, preloaded: bool = True) -> None:
-        zygote.ready = True
+        zygote.ready, zygote.preloaded = True, preloaded
         self.give(e.ZygoteReady(zygote.pool, zygote.generation, preloaded))
 
     def forks(self, zygote: ZygoteProcess) -> None:

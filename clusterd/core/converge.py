@@ -76,7 +76,7 @@ def converge(pool: Pool, workers: Workers, now: float, replacing: bool = True) -
     """
     passes = [_surplus, _finished_zygotes]
     if pool.wanted:
-        passes += [_admissions, _successions] if replacing else []
+        passes += [_admissions, _successions] if replacing else [_admissions]
         passes += [_vacancies]
         passes += [_spares, _successors] if replacing else []
     for look in passes:
@@ -111,10 +111,12 @@ def _surplus(pool: Pool, workers: Workers, now: float) -> list[Step]:
             steps.append(DrainWorkerStep(spare, ExitReason.RECYCLED))
         else:
             kept += 1
-    # Successors of a generation that is not to succeed any more.
+    # Successors of a generation that is not to succeed any more; but one that alone is ready in its slot serves on.
     coming = pool.candidate.generation if pool.candidate is not None else pool.generation
     for slot in pool.wanted_slots:
-        if slot.successor is not None and workers[slot.successor].generation != coming:
+        if slot.successor is None or workers[slot.successor].generation == coming:
+            continue
+        if is_ready(slot.worker, workers) or not is_ready(slot.successor, workers):
             steps.append(DrainWorkerStep(slot.successor, ExitReason.RELOAD))
     return steps
 
@@ -274,7 +276,13 @@ def _successions(pool: Pool, workers: Workers, now: float) -> list[Step]:
     generation had; and all of them where nobody could replace them if it fails.
     """
     if pool.candidate is not None and not pool.candidate.rolling:
-        return []
+        generation = pool.candidate.generation  # of another one are those alone that :func:`_surplus` has left there
+        left = [slot for slot in pool.wanted_slots if slot.successor is not None]
+        return [
+            SucceedStep(slot, ExitReason.RELOAD)
+            for slot in left
+            if workers[slot.successor or 0].generation != generation
+        ]
     older = [
         slot.index
         for slot in pool.wanted_slots

@@ -201,12 +201,15 @@ class Workers:
         ready_for = None if worker.ready_at is None else moment.now - worker.ready_at
         tried_out = pool.tries_out(worker.generation)
         pool.vacate(worker)
+        if slot is not None and role is Role.SUCCESSOR and slot.worker is None and not tried_out:
+            role = Role.HOLDER  # who held the slot has ended before: its place is the one that is vacant now
+        counts = slot is not None and slot.index < pool.wanted and not tried_out
         if role is Role.HOLDER and slot is not None:
             if ready_for is not None:
                 slot.vacant_since = moment.now
-            if not tried_out:
+            if counts:
                 moment.facts += restarts.count(pool, slot, ready_for, moment.now)
-        elif role is Role.SUCCESSOR and slot is not None and not tried_out:
+        elif role is Role.SUCCESSOR and slot is not None and counts:
             moment.facts += restarts.count_successor(pool, slot, moment.now)
         elif role is Role.SPARE:
             moment.facts += restarts.count_spare(pool, ready_for, moment.now)

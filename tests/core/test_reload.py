@@ -296,3 +296,61 @@ def test_the_last_old_worker_goes_when_the_shell_has_settled() -> None:
     assert sorted(world.generations()) == [1, 2]
     world.run(3)
     assert world.generations() == [2, 2]
+
+
+def test_a_new_worker_that_alone_is_ready_serves_until_an_old_one_is() -> None:
+    world = fleet(service_policy(pool_policy(workers=1), pool_policy("cpu")))
+    world.reload()
+    world.run(1)
+    world.habits.boot_time = 2.0
+    world.crash(0)
+    world.run(0.5)
+    (canary,) = [w.id for w in world.supervisor.view().pools[1].workers if w.role == "successor"]
+    world.end(world.processes[canary], 1)
+    assert world.verdict().verdict is Verdict.ROLLED_BACK
+    assert world.supervisor.view().pools[0].ready == 1
+    world.run(10)
+    assert world.fewest == 1
+    assert world.generations() == [1]
+    assert world.goal()
+
+
+def test_a_reload_that_supersedes_another_is_not_held_up_by_whom_that_has_left_behind() -> None:
+    world = fleet(service_policy(pool_policy(workers=1)))
+    world.habits.boots = False
+    world.crash(0)
+    world.run(30)
+    world.habits.boots = True
+    world.reload()
+    world.run(1)
+    world.reload()
+    world.run(20)
+    assert [fact.verdict for fact in world.told(f.ReloadEnded) if isinstance(fact, f.ReloadEnded)][-1] is (
+        Verdict.PROMOTED
+    )
+    assert world.generations() == [3]
+
+
+def test_a_canary_that_does_not_answer_when_its_time_is_over_proves_nothing() -> None:
+    world = fleet()
+    world.habits.stacks_time = None
+    world.reload()
+    world.run(4.5)
+    (canary,) = [w.id for w in world.supervisor.view().pools[0].workers if w.role == "successor"]
+    world.give(e.Unwell(canary, "no answer"))
+    world.run(5)
+    assert not world.told(f.RollBegan)
+    assert world.verdict().verdict is Verdict.ROLLED_BACK
+
+
+def test_a_zygote_of_the_old_generation_that_was_begun_after_the_new_code_came_is_not_relied_on() -> None:
+    world = fleet()
+    world.reload()
+    world.run(1)
+    world.kill_zygote(generation=1)
+    world.run(3)
+    assert ("web", 1) in world.zygotes, "it is rebuilt, for what else is there"
+    world.run(6)
+    assert world.verdict().verdict is Verdict.PROMOTED
+    ready = [time for time, fact in world.history if isinstance(fact, f.WorkerReady) and fact.generation == 2]
+    assert min(world.when(c.Drain)) >= max(ready), "but nobody goes before all the new ones are ready"

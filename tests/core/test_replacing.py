@@ -208,3 +208,25 @@ def test_scaling_to_a_number() -> None:
     world.give(e.ScaleTo("web", 0))
     world.run(1)
     assert len(world.processes) == 1
+
+
+def test_a_spare_takes_a_vacant_place_in_a_lame_duck_too() -> None:
+    world = Fleet(service_policy(pool_policy(workers=4, spares=1), lame_duck=5.0)).up()
+    world.give(e.Stop())
+    world.crash(2)
+    assert [type(command) for command in world.commands][:1] == [c.Admit]
+    assert world.fewest == 4
+
+
+def test_a_successor_that_ends_after_who_it_was_to_follow_counts_as_that_one_would() -> None:
+    world = Fleet(service_policy(pool_policy(workers=1), lame_duck=20.0)).up()
+    world.run(20)
+    world.habits.boot_time = None
+    world.give(e.Restart("web"))
+    world.run(1)
+    (heir,) = [w.id for w in world.supervisor.view().pools[0].workers if w.role == "successor"]
+    world.give(e.Stop())
+    world.crash(0)
+    world.end(world.processes[heir], 1)
+    assert not any(isinstance(command, c.Spawn) for command in world.commands)
+    assert [fact.row for fact in world.facts if isinstance(fact, f.RestartScheduled)] == [1]

@@ -26,6 +26,9 @@ from tests.world import Option, Process, World
 SLEPT = 3 * LATE
 
 
+NOTHING = f.View(0.0, "running", ready=False, was_ready=False, pools=())
+"""What a world that is frozen remembers of the past."""
+
 UNSEEN = ("ready, unheard", "ready and dies", "leaves and dies")
 """What the core cannot tell from a worker that hangs in its boot, or from the same two events in turn. That words
 which come after the end change nothing is seen at each end."""
@@ -258,6 +261,7 @@ def explore(first: Small, most: int = 1_000_000) -> Explored:
         edges = found.edges[state] = []
         for index in range(len(list(world.options()))):
             world = pickle.loads(blob)
+            world.after = world.supervisor.view()
             option = list(world.options())[index]
             world.faults -= option.kind == "bad"
             try:
@@ -289,7 +293,8 @@ def _discover(found: Explored, world: Small, parent: tuple[Hashable, str] | None
 
 def _freeze(world: Small) -> bytes:
     """A copy to go on from. Outputs are of the past and policies are shared: to copy them would be most of the cost."""
-    world.commands, world.facts, world.supervisor._moment = [], [], Moment(world.supervisor._moment.now)
+    world.commands, world.facts, world.before, world.after = [], [], NOTHING, NOTHING
+    world.supervisor._moment = Moment(world.supervisor._moment.now)
     return pickle.dumps(world, pickle.HIGHEST_PROTOCOL)
 
 

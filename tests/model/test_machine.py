@@ -1,7 +1,8 @@
 """Up to eight workers in two pools, everything that can happen in any order, by Hypothesis.
 
-What the exploration shows for small worlds is sought here in large ones: besides the invariants of single moments
-(``tests/world.py``), that starts are bounded, and that after any history the service is whole again or has ended.
+What the exploration shows for small worlds is sought here in large ones: the laws of single moments
+(``tests/laws.py``), those of longer times (``watched.py``), and that after any history the service is whole again, or
+has ended, and ends when it is asked to.
 """
 
 from typing import Any
@@ -10,62 +11,74 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from clusterd.core import commands as c
 from clusterd.core import events as e
-from clusterd.core import facts as f
-from clusterd.core.policy import OnGiveUp
-from tests.world import Option, World, pool_policy, service_policy
+from clusterd.core.policy import OnGiveUp, PoolPolicy
+from tests.model.watched import Watched, behave, down_for_good, end, pool
+from tests.world import service_policy
 
-INITIAL, LARGEST, GIVE_UP = 0.5, 4.0, 3
+MOST = 8
+
+NUMBERS: dict[str, st.SearchStrategy[Any]] = {
+    "on_give_up": st.sampled_from(OnGiveUp),
+    "spares": st.integers(0, 2),
+    "surge": st.integers(1, 3),
+    "canary": st.sampled_from([0.0, 2.0, 6.0]),
+    "heartbeat_timeout": st.sampled_from([0.0, 3.0]),
+    "max_age": st.sampled_from([0.0, 0.0, 30.0]),
+    "max_requests": st.sampled_from([0, 0, 50]),
+}
+
+
+@st.composite
+def policies(draw: st.DrawFn, names: tuple[str, ...] = ("web", "cpu")) -> tuple[PoolPolicy, ...]:
+    """Pools of together at most eight workers."""
+    left, made = MOST, []
+    for index, name in enumerate(names):
+        workers = draw(st.integers(1, min(5, left - (len(names) - 1 - index))))
+        made.append(pool(name, workers, **{key: draw(values) for key, values in NUMBERS.items()}))
+        left -= workers
+    return tuple(made)
+
+
+NAMES = st.sampled_from([("web", "cpu"), ("web", "cpu"), ("web",), ("web", "io"), ("cpu", "web")])
+POOL = st.sampled_from(["web", "web", "cpu", "io"])
+
+
+def running(machine: "Service") -> bool:
+    return machine.world.exit is None
 
 
 class Service(RuleBasedStateMachine):
     """The world, and somebody who wishes it no good."""
 
-    world: "Watched"
+    world: Watched
     started = False
 
     @initialize(
-        workers=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-        on_give_up=st.tuples(st.sampled_from(OnGiveUp), st.sampled_from(OnGiveUp)),
+        pools=policies(),
         lame_duck=st.sampled_from([0.0, 3.0]),
+        preloads=st.sampled_from([(True,), (True,), (False,), (True, False)]),
     )
-    def start(
-        self,
-        workers: tuple[int, int],
-        on_give_up: tuple[OnGiveUp, OnGiveUp],
-        lame_duck: float,
-    ) -> None:
-        pools = [
-            pool_policy(
-                name,
-                count,
-                min_ready=min(count, 2),
-                start_timeout=10.0,
-                initial_delay=INITIAL,
-                max_delay=LARGEST,
-                give_up_after=GIVE_UP,
-                on_give_up=then,
-                healthy_after=5.0,
-            )
-            for name, count, then in zip(("web", "cpu"), workers, on_give_up, strict=True)
-        ]
+    def start(self, pools: tuple[PoolPolicy, ...], lame_duck: float, preloads: tuple[bool, ...]) -> None:
         self.world = Watched(service_policy(*pools, lame_duck=lame_duck, linger=1.0, drain_timeout=5.0))
+        self.world.preloads = preloads
         self.started = True
         self.world.give(e.Start())
+
+    # -- what happens by itself ----------------------------------------------------------------------------------
 
     def choose(self, data: Any, *kinds: str) -> None:
         options = [option for option in self.world.options() if option.kind in kinds]
         if options:
-            data.draw(st.sampled_from(options).map(Named)).option.act()
+            data.draw(st.sampled_from(options)).act()
 
     @rule(data=st.data())
     def something_good_happens(self, data: Any) -> None:
         self.choose(data, "good", "owed")
 
-    @rule(data=st.data())
-    def all_that_is_good_happens_for_a_while(self, data: Any) -> None:
-        for _ in range(data.draw(st.integers(5, 20))):
+    @rule(steps=st.integers(5, 30))
+    def all_that_is_good_happens_for_a_while(self, steps: int) -> None:
+        for _ in range(steps):
             behave(self.world)
 
     @rule(data=st.data())
@@ -82,95 +95,91 @@ class Service(RuleBasedStateMachine):
         if self.world.supervisor.deadline() is not None:
             self.world.tick(late=seconds)
 
-    @rule(pool=st.sampled_from(["web", "cpu"]), by=st.integers(-3, 3))
-    def an_operator_scales(self, pool: str, by: int) -> None:
-        wanted = next(view.wanted for view in self.world.supervisor.view().pools if view.name == pool)
-        if self.world.exit is None and wanted + by <= 4:
-            self.world.give(e.Scale(pool, by))
+    # -- what workers say of themselves, and others of them --------------------------------------------------------
 
-    @precondition(lambda self: self.world.exit is None)
-    @rule(now=st.booleans(), earnest=st.integers(0, 9))
+    def a_worker(self, data: Any) -> int:
+        """One that there is, or was."""
+        return int(data.draw(st.sampled_from([*self.world.processes, 1])))
+
+    @precondition(running)
+    @rule(data=st.data(), looks=st.integers(1, 6), errors=st.sampled_from([0.0, 0.0, 0.5]))
+    def all_are_looked_at_and_some_are_silent(self, data: Any, looks: int, errors: float) -> None:
+        silent = {self.a_worker(data) for _ in range(data.draw(st.integers(0, 2)))}
+        newest = self.world.generation
+        for _ in range(looks):
+            due = self.world.supervisor.deadline()
+            self.world.now = self.world.now + 1.0 if due is None else min(self.world.now + 1.0, due)
+            if self.world.exit is None:
+                self.world.look(silent, lambda generation: errors if generation == newest else 0.0)
+
+    @precondition(running)
+    @rule(data=st.data(), what=st.sampled_from(["unwell", "unwell", "recycle", "memory"]))
+    def a_worker_is_complained_of(self, data: Any, what: str) -> None:
+        worker = self.a_worker(data)
+        events = {"unwell": e.Unwell(worker, "no answer"), "recycle": e.Recycle(worker, "worn")}
+        self.world.give(events.get(what, e.MemoryKill(worker)))
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    @precondition(running)
+    @rule(name=POOL, by=st.integers(-3, 3))
+    def an_operator_scales(self, name: str, by: int) -> None:
+        pools = self.world.supervisor.view().pools
+        if sum(view.wanted for view in pools) + by <= MOST:
+            self.world.give(e.Scale(name, by))
+
+    @precondition(running)
+    @rule(name=POOL, wanted=st.integers(0, 3))
+    def an_operator_scales_to(self, name: str, wanted: int) -> None:
+        self.world.give(e.ScaleTo(name, wanted))
+
+    @precondition(running)
+    @rule(name=POOL, start=st.booleans())
+    def an_operator_stops_or_starts_a_pool(self, name: str, start: bool) -> None:
+        self.world.give(e.StartPool(name) if start else e.StopPool(name))
+
+    @precondition(running)
+    @rule(name=POOL, one=st.booleans(), data=st.data())
+    def an_operator_restarts(self, name: str, one: bool, data: Any) -> None:
+        self.world.give(e.Restart(name, self.a_worker(data) if one else None))
+
+    @precondition(running)
+    @rule(data=st.data(), names=NAMES, same=st.booleans(), alone=st.booleans(), wait=st.integers(0, 25))
+    def an_operator_reloads(self, data: Any, names: tuple[str, ...], same: bool, alone: bool, wait: int) -> None:
+        pools = tuple(self.world.policies.values()) if same else data.draw(policies(names))
+        self.world.reload(*pools, only=frozenset({"web"}) if alone else None)
+        for _ in range(wait):
+            behave(self.world)
+
+    @precondition(running)
+    @rule(now=st.booleans(), earnest=st.integers(0, 19))
     def an_operator_stops_it(self, now: bool, earnest: int) -> None:
         if earnest == 0:  # else hardly a history would get far
             self.world.give(e.Stop(now))
+
+    # -- the end -------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         if not self.started:
             return
         world = self.world
-        for _ in range(2000):
+        for _ in range(3000):
             if world.goal() or down_for_good(world):
                 break
             behave(world)
         else:
             raise AssertionError(f"the wanted number was never reached: {world.supervisor.view()}")
         if not world.ended():
-            began = world.now
-            world.give(e.Stop())
-            while not world.ended():  # nobody does anything but what is owed
-                next(option for option in world.options() if option.kind == "owed").act()
-            assert world.now - began <= 3.0 + 1.0 + 5.0 + 5.0
-
-
-class Named:
-    """An option that shows its name in a falsifying example."""
-
-    def __init__(self, option: Option) -> None:
-        self.option = option
-
-    def __repr__(self) -> str:
-        return self.option.name
-
-
-class Watched(World):
-    """Counts starts: they are bounded in any pattern of crashes."""
-
-    unasked: dict[tuple[str, int], float]
-
-    def check(self, event: e.Event) -> None:
-        super().check(event)
-        self.unasked = getattr(self, "unasked", {})
-        for fact in self.facts:
-            if isinstance(fact, f.RestartScheduled):
-                assert fact.delay <= 1.2 * LARGEST
-                assert fact.row == 0 or fact.delay >= min(INITIAL * 2 ** (fact.row - 1), LARGEST)
-                self.unasked[fact.pool, fact.slot] = fact.at
-            elif isinstance(fact, f.Scaled | f.PoolRecovered):
-                self.unasked.clear()  # slots begin anew
-            elif isinstance(fact, f.SlotGaveUp):
-                self.unasked.pop((fact.pool, fact.slot), None)
-        for command in self.commands:
-            if isinstance(command, c.Spawn):
-                assert self.now >= self.unasked.get((command.pool, command.slot), 0.0), "started before its time"
-
-
-def behave(world: World) -> None:
-    """The next thing that happens in a world that behaves: whatever can, and the clock when nothing else can."""
-    options = [option for option in world.options() if option.kind in ("good", "owed")]
-    # A worker that was told to drain ends only when nothing else is to be done, and it is never the clock's turn first.
-    for option in options:
-        if option.name != "tick":
-            option.act()
-            return
-    if options:
-        options[0].act()
-
-
-def down_for_good(world: World) -> bool:
-    """What is not ready has given up and stays down, as its policy wants."""
-    view = world.supervisor.view()
-    policies = {pool.name: pool.restart.on_give_up for pool in world.policy.pools}
-    down = [pool for pool in view.pools if pool.given_up and policies[pool.name] is OnGiveUp.STOP]
-    return bool(down) and all(pool in down or pool.ready == pool.wanted for pool in view.pools)
+            end(world)
 
 
 TestService = Service.TestCase
 TestService.settings = settings(
-    max_examples=120,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     derandomize=True,
-    phases=[Phase.generate],  # forty steps can be read as they are; to shrink them would take minutes
+    phases=[Phase.generate],  # fifty steps can be read as they are; to shrink them would take minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
