@@ -1,4 +1,5 @@
-# make run: the demo.  make test: everything.  make check: the fast part.  make bench: the figures.  make readme: the README's tables.
+# make run: the demo.  make test: everything.  make check: the fast part.  make bench: the figures.
+# make chaos: everything at once, for a minute or SECONDS=N, by chance or SEED=N.  make readme: the README's tables.
 # Needs Python 3.11 or later and nothing else; what is missing is installed into .venv, and for the tests from Debian's packages.
 
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UNIT := tests --ignore=tests/real --ignore=tests/chaos --ignore=tests/conformance --ignore=tests/bench
 
-.PHONY: run test check bench readme clean
+.PHONY: run test check bench chaos readme clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/python deploy/examples/run.py
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.components --install --bench
 	$(BIN)/python -m pytest tests/bench --timeout=0 $(ARGS)
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/chaos -s $(ARGS)
 
 readme: $(VENV)/.dev
 	$(BIN)/python -m tests.readme
