@@ -64,6 +64,10 @@ COMMANDS = {
 }
 
 
+_ASKING = ("clusterd.cli.inspect:", "clusterd.cli.follow:", "clusterd.cli.change:", "clusterd.cli.renew:")
+"""Where the commands are that ask a running service: people wait for their imports."""
+
+
 class Commands(click.Group):
     """A group that imports a command when somebody names it."""
 
@@ -120,4 +124,9 @@ def main() -> None:
     if tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2]) < OLDEST_KERNEL:
         sys.stderr.write(f"clusterd needs Linux 5.4, which can wait for pidfds; this is {os.uname().release}\n")
         sys.exit(EXIT_FAILED)
+    if COMMANDS.get("".join(sys.argv[1:2]), "").startswith(_ASKING):
+        from .lean import without
+
+        with without("ssl"):  # for a protocol that none of them speaks
+            import http.client  # noqa: F401
     cli(prog_name="clusterd")

@@ -7,9 +7,9 @@ from typing import Any
 from rich.text import Text
 
 from clusterd.cli.choose import Document
-from clusterd.ops.crash import seconds
 from clusterd.ops.escapes import harmless
-from clusterd.ops.terminal import COLOURS, size
+from clusterd.ops.terminal import COLOURS
+from clusterd.ops.words import seconds, size
 
 KEPT = 60
 """Looks that the curves show."""

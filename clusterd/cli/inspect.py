@@ -30,7 +30,7 @@ def status(config_path: str | None, name: str | None, run_dir: str | None, as_js
     import msgspec
 
     from clusterd.errors import PeerError
-    from clusterd.ops.status import Status
+    from clusterd.ops.document import Status
     from clusterd.ops.terminal import plain, rich_table
 
     def fetch() -> Status:
@@ -89,8 +89,7 @@ def describe(worker: str, config_path: str | None, name: str | None, run_dir: st
 def described(found: Document) -> list[str]:
     """A worker's description for people, a line each."""
     from clusterd.cli.follow import output_line
-    from clusterd.ops.crash import seconds
-    from clusterd.ops.terminal import size
+    from clusterd.ops.words import seconds, size
 
     worker = found["worker"]
 

@@ -41,6 +41,13 @@ class _StandIn(ModuleType):
 
 
 @contextmanager
+def without(*names: str) -> Iterator[None]:
+    """While it lasts these modules cannot be imported; those that were imported already stay."""
+    with _hidden(names, stand_in=False):
+        yield
+
+
+@contextmanager
 def _hidden(names: tuple[str, ...], *, stand_in: bool) -> Iterator[None]:
     """While it lasts these modules cannot be imported, or are stand-ins; those that were imported already stay."""
     hidden = [name for name in names if name not in sys.modules]

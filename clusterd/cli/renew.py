@@ -71,8 +71,8 @@ def would_change(changes: list[Document]) -> Iterator[str]:
 
 def verdict(found: Document) -> Iterator[str]:
     """The verdict for people."""
-    from clusterd.ops.crash import seconds
     from clusterd.ops.escapes import harmless
+    from clusterd.ops.words import seconds
 
     generation = "" if found["generation"] is None else f"generation {found['generation']} "
     words = {"rolled_back": "was rolled back", "promoted": "is promoted", "refused": "the reload was refused",

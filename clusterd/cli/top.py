@@ -15,9 +15,8 @@ from clusterd.cli.curves import COLUMNS, CURVES, KEPT, History, Place, cells
 from clusterd.cli.follow import clock
 from clusterd.cli.renew import stage_of, verdict
 from clusterd.errors import ClusterdError
-from clusterd.ops.crash import seconds
 from clusterd.ops.escapes import harmless
-from clusterd.ops.terminal import size
+from clusterd.ops.words import seconds, size
 
 EVERY = 1.0
 """Seconds between two looks."""

@@ -229,19 +229,27 @@ class _Rules:
 
     def sockets(self) -> None:
         """After the defaults that depend on other things are in place: a unix socket's path has a bound."""
-        path = self._config.control.socket
-        if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX and path != "auto":
-            self._document.fault(
-                ("control", "socket"),
-                f"{path!r:.200} is longer than the {UNIX_PATH_MAX} bytes that a unix socket's path may have;"
-                " choose a shorter one, or a shorter clusterd.run_dir",
-                self._document.origin(("control", "socket") if self._said(("control", "socket")) else ("clusterd",)),
-            )
-        for name, listener in self._config.listeners.items():
-            if listener.address.is_file and listener.address.path == path:
+        control = self._config.control
+        for key, path, default in (
+            ("socket", control.socket, ("clusterd",)),
+            ("observer_socket", control.observer_socket, ("control", "observer_socket")),
+        ):
+            origin = self._document.origin(("control", key) if self._said(("control", key)) else default)
+            if len(path.encode(errors="surrogateescape")) > UNIX_PATH_MAX and path != "auto":
                 self._document.fault(
-                    ("listeners", name, "address"), f"{path} is the control socket; choose another path"
+                    ("control", key),
+                    f"{path!r:.200} is longer than the {UNIX_PATH_MAX} bytes that a unix socket's path may have;"
+                    " choose a shorter one, or a shorter clusterd.run_dir",
+                    origin,
                 )
+            for name, listener in self._config.listeners.items():
+                if path and listener.address.is_file and listener.address.path == path:
+                    which = "the control socket" if key == "socket" else "the observer socket"
+                    self._document.fault(("listeners", name, "address"), f"{path} is {which}; choose another path")
+        if control.observer_socket and control.observer_socket == control.socket:
+            self._document.fault(
+                ("control", "observer_socket"), f"{control.socket} is the control socket; choose another path"
+            )
 
     def _said(self, path: Path, *key: str) -> bool:
         return self._document.get((*path, *key)) is not None

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from clusterd.ops.admin import health_routes
 from clusterd.ops.describe import Described, describe
+from clusterd.ops.document import Status
 from clusterd.ops.exchange import Answer, Answerer, Request, Response, Stream, error, json
 from clusterd.ops.journal import Journal
 from clusterd.ops.orders import (
@@ -33,7 +34,7 @@ from clusterd.ops.recent import MAX_LINES, Choice, Shown
 from clusterd.ops.roles import Role, Roles
 from clusterd.ops.routes import Call, Route, router
 from clusterd.ops.source import Rated, Source
-from clusterd.ops.status import About, Status, encode, status
+from clusterd.ops.status import About, encode, status
 
 MAX_FOLLOWERS = 32
 """Streams at the same time: connections stay free for short questions."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from clusterd.core.facts import ExitReason, KillReason, WorkerBootFailed, WorkerExited, ZygoteEnded
 from clusterd.ops.source import Source
+from clusterd.ops.words import seconds
 
 MAX_LINE = 2000
 """Characters of one line of output that a report repeats."""
@@ -27,22 +28,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def seconds(value: float) -> str:
-    """A span of time for people: ``0.25 s``, ``12.3 s``, ``5 m 2 s``, ``3 h 20 m``, ``2 d 3 h``."""
-    if value < 1:
-        return f"{value:.2f} s"
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(int(value), 60)
-    if minutes < 60:
-        return f"{minutes} m {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} m"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ import msgspec
 from msgspec import Meta
 
 from clusterd.core.facts import PoolView, WorkerView
+from clusterd.ops.document import Worker
 from clusterd.ops.journal import Journal
 from clusterd.ops.recent import Choice, Shown, instant
 from clusterd.ops.source import Rated, Source
-from clusterd.ops.status import Worker, worker_status
+from clusterd.ops.status import worker_status
 
 LINES = 20
 """Lines of its output that are shown."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from clusterd.ops.crash import seconds
-from clusterd.ops.status import Pool, Slot, Status, Worker
+from clusterd.ops.document import Pool, Slot, Status, Worker
+from clusterd.ops.words import seconds, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,15 +91,6 @@ def _slot_row(pool: Pool, slot: Slot) -> Row:
 
 def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``812 KiB``, ``43.1 MiB``, ``1.52 GiB``."""
-    if count < 1024 * 1024:
-        return f"{count / 1024:.0f} KiB"
-    if count < 1024**3:
-        return f"{count / 1024**2:.1f} MiB"
-    return f"{count / 1024**3:.2f} GiB"
 
 
 def fitting(table: Sequence[Row], width: int | None) -> list[str]:

@@ -76,6 +76,16 @@ def problems(text: str) -> list[str]:
             "shop.toml:2: listeners.http.address: /run/shop/control.sock is the control socket; choose another path",
         ),
         (
+            '[listeners.http]\naddress = "unix:/run/look.sock"\n'
+            + WEB
+            + '[control]\nobserver_socket = "/run/look.sock"',
+            "shop.toml:2: listeners.http.address: /run/look.sock is the observer socket; choose another path",
+        ),
+        (
+            HTTP + WEB + '[control]\nsocket = "/run/a.sock"\nobserver_socket = "/run/a.sock"',
+            "shop.toml:7: control.observer_socket: /run/a.sock is the control socket; choose another path",
+        ),
+        (
             HTTP + WEB + '[monitoring]\naddress = "127.0.0.1:80"',
             "shop.toml:6: monitoring.address: 127.0.0.1:80 is taken by listener http (:80)",
         ),

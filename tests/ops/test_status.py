@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from clusterd.core.facts import ExitReason, View
-from clusterd.ops import status as room
-from clusterd.ops.status import Status, encode, status
+from clusterd.ops import document as room
+from clusterd.ops.document import Status
+from clusterd.ops.status import encode, status
 from tests.ops.staged import ABOUT, Staged, healthy_view, pool_view, slot_view, worker_view
 
 V1 = {

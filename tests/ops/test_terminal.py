@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from clusterd.core.facts import ExitReason
-from clusterd.ops.status import Status, status
+from clusterd.ops.document import Status
+from clusterd.ops.status import status
 from clusterd.ops.terminal import COLUMNS, DROPPED, fitting, plain, rich_table, rows
 from tests.ops.staged import ABOUT, Staged, healthy_view, pool_view, slot_view, worker_view
 
