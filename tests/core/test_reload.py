@@ -354,3 +354,13 @@ def test_a_zygote_of_the_old_generation_that_was_begun_after_the_new_code_came_i
     assert world.verdict().verdict is Verdict.PROMOTED
     ready = [time for time, fact in world.history if isinstance(fact, f.WorkerReady) and fact.generation == 2]
     assert min(world.when(c.Drain)) >= max(ready), "but nobody goes before all the new ones are ready"
+
+
+def test_no_pool_rolls_before_the_canaries_of_all_have_proved_themselves() -> None:
+    world = fleet(service_policy(pool_policy(workers=2, canary=1.0), pool_policy("cpu", workers=2, canary=8.0)))
+    world.reload()
+    world.run(5)
+    assert not world.told(f.RollBegan)
+    assert world.generations() == [1, 1]
+    world.run(6)
+    assert world.verdict().verdict is Verdict.PROMOTED

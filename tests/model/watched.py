@@ -3,6 +3,7 @@
 * Nobody is started before its time: a delay that was announced is kept, also by the spare that takes its slot over.
 * Starts a minute are bounded in any pattern of crashes, per slot.
 * A pool that has given up has one process at a time try.
+* A generation rolls when the canaries of all its pools have been ready for their time.
 * Nobody is taken to hang whose loop was seen to turn within the time.
 """
 
@@ -45,6 +46,8 @@ class Watched(World):
 
     due: dict[Place, float]
     starts: defaultdict[Place, deque[float]]
+    watched_until: dict[str, float]
+    """When the canary of each pool will have proved itself."""
     turns: dict[int, tuple[int, int]]
     """What each worker's beat was in the last look, and for how many looks it has been the same."""
 
@@ -75,8 +78,19 @@ class Watched(World):
         self._check_hangs(event)
         for name, now in after.items():
             self._forget_what_is_over(before.get(name), now)
+        self.watched_until = getattr(self, "watched_until", {})
         for fact in self.facts:
             match fact:
+                case f.ReloadBegan():
+                    self.watched_until = {}
+                case f.CanaryBegan(name, _, _, watched_for):
+                    self.watched_until[name] = self.now + watched_for
+                case f.RollBegan(generation):
+                    tried = [
+                        one for one in after.values() if one.wanted and generation in (one.candidate, one.generation)
+                    ]
+                    for one in tried:
+                        assert self.now >= self.watched_until[one.name], "it rolls before its canary's time is over"
                 case f.RestartScheduled(name, slot, delay, row, at):
                     restart = self.policies[name].restart
                     assert delay <= 1.2 * restart.max_delay
