@@ -163,7 +163,7 @@ def setup_primary(given: Mapping[str, Any] | None = None, /, **more: Any) -> Non
     Settings: ``exec`` (the program, default this one), ``args`` (its arguments, default this one's), ``exec_argv``
     (flags of the interpreter), ``exec_path`` (the interpreter, default Python, and ``node`` for ``*.js``), ``cwd``,
     ``serialization`` (``"json"`` or ``"advanced"``), ``silent`` (its output comes by ``worker.process.stdout``),
-    ``stdio``, ``uid``, ``gid``.
+    ``stdio``, ``uid``, ``gid``; and, Node has no such, ``steal_after`` (seconds, default 0.02; 0 is never).
 
     Raises:
         ValueError: ``scheduling_policy`` is neither of the two.

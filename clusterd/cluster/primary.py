@@ -51,6 +51,7 @@ class Primary:
         self._in_turn: bool | None = None
         self._ids = itertools.count(1)
         self._seq = itertools.count()
+        self._steal_after: dict[int, float] = {}
         self._living: dict[int, Worker] = {}  # until both its channel and its process have ended
         self._on_empty: list[Callable[[], object]] = []
         self._changed: asyncio.Event | None = None
@@ -98,6 +99,8 @@ class Primary:
         process.on("disconnect", lambda: self._disconnected(worker))
         process.on("exit", lambda code, signal: self._exited(worker, code, signal))
         self._living[number] = worker
+        if "steal_after" in settings:
+            self._steal_after[number] = float(settings["steal_after"])
         self._workers[number] = worker
         loop.call_soon(self._events.emit, "fork", worker)
         return worker
@@ -145,7 +148,8 @@ class Primary:
             process.tell(messages.query_reply(query.seq, "", errno=-errno.ECANCELED))
             return
         in_turn = self._in_turn is not False
-        self._shares().query(Member(worker.id, process.program.talk, in_turn, STEAL_AFTER), query)
+        member = Member(worker.id, process.program.talk, in_turn, self._steal_after.get(worker.id, STEAL_AFTER))
+        self._shares().query(member, query)
 
     def _shares(self) -> "Sharing":
         if self._sharing is None:
@@ -200,6 +204,7 @@ class Primary:
         if worker.is_dead() and not worker.is_connected():
             self._workers.pop(worker.id, None)
             self._living.pop(worker.id, None)
+            self._steal_after.pop(worker.id, None)
 
     def _look(self) -> None:
         if not self._living:

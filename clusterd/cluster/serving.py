@@ -200,7 +200,7 @@ async def listen(shares: Shares, wanted: Wanted, run: Callable[..., Any]) -> soc
 
     def changed(sock: MailSocket) -> None:
         nonlocal told
-        if sock.fileno() < 0 and not told:
+        if (sock.stopped or sock.fileno() < 0) and not told:
             told = True
             run(shares.release, grant)
             if relay is not None:

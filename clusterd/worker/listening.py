@@ -30,7 +30,7 @@ class MailSocket(socket.socket):
         on_close: called once, when this is closed or a connection of it is.
     """
 
-    __slots__ = ("_connections", "_grant", "_inbox", "_on_change", "_timeout")
+    __slots__ = ("_connections", "_grant", "_inbox", "_on_change", "_timeout", "stopped")
 
     def __init__(self, grant: Grant, inbox: int, on_change: "Callable[[MailSocket], None]") -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=inbox)
@@ -40,6 +40,7 @@ class MailSocket(socket.socket):
         self._on_change: Callable[[MailSocket], None] | None = on_change
         self._connections: set[Connection] = set()
         self._timeout: float | None = None
+        self.stopped = False
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -93,7 +94,7 @@ class MailSocket(socket.socket):
         """
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while self.fileno() >= 0:
-            taken = self._take()
+            taken = self._take() if not self.stopped else None
             if taken is not None:
                 return taken
             left = None if deadline is None else deadline - time.monotonic()
@@ -141,8 +142,15 @@ class MailSocket(socket.socket):
 
     @property
     def ended(self) -> bool:
-        """It is closed and its last connection has ended."""
-        return self.fileno() < 0 and not self._connections
+        """It is closed, or stopped, and its last connection has ended."""
+        return (self.stopped or self.fileno() < 0) and not self._connections
+
+    def stop(self) -> None:
+        """No more come, though the server may go on polling: what another thread polls must not be closed under it."""
+        if not self.stopped and self.fileno() >= 0:
+            self.stopped = True
+            mail.silence(self.fileno())
+            self._changed()
 
     def _real_close(self, *arguments: Any) -> None:
         self._inbox.close()

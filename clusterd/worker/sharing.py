@@ -201,7 +201,7 @@ class Shares:
         """A server is open."""
         self.servers[server] = None
         if self.closing:
-            server.close()
+            _stop(server)
 
     def look(self, server: Server) -> None:
         """A server may have ended."""
@@ -223,7 +223,7 @@ class Shares:
         self.closing = True
         self._on_drained.append(on_drained)
         for server in list(self.servers):
-            server.close()
+            _stop(server)
         if not self.servers:
             waiting, self._on_drained = self._on_drained, []
             for callback in waiting:
@@ -265,3 +265,8 @@ def _shown(wanted: Wanted) -> str:
     if wanted.address_type is None:
         return f"fd {wanted.fd}"
     return f"{wanted.address or 'null'}:{wanted.port}"
+
+
+def _stop(server: Server) -> None:
+    """Have it take no more; one that another thread polls must not be closed under it."""
+    getattr(server, "stop", server.close)()

@@ -1,4 +1,4 @@
-"""Heartbeats: each worker says twice a second that it lives; one that does not for two seconds is killed and replaced.
+"""Heartbeats: each worker says twice a second that it lives; one that does not for five seconds is killed and replaced.
 
 ``python health_check.py [PORT]``; ``curl localhost:8000/hang`` makes a worker hang. The daemon has this for every pool
 (``[pools.NAME.health] heartbeat_timeout``).
@@ -12,7 +12,7 @@ from typing import Any
 from clusterd import cluster
 
 PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
-EVERY, TIMEOUT = 0.5, 2.0
+EVERY, TIMEOUT = 0.5, 5.0
 
 
 async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -148,6 +148,7 @@ def test_a_worker_that_closes_its_server_leaves_its_connections_to_others(run: R
             cluster.fork(), cluster.fork()
             cluster.run()
         else:
+            import time
             async def greet(reader, writer):
                 writer.write(b"%d" % cluster.worker.id)
                 writer.close()
@@ -156,9 +157,7 @@ def test_a_worker_that_closes_its_server_leaves_its_connections_to_others(run: R
                 @cluster.worker.on("message")
                 def _(message, handle):
                     cluster.worker.send("blocked")
-                    signal.setitimer(signal.ITIMER_REAL, 0.3)
-                    signal.signal(signal.SIGALRM, lambda *what: None)
-                    signal.pause()
+                    time.sleep(0.5)
                     server.close()
                 await never()
             cluster.run(main())
@@ -170,8 +169,11 @@ def test_the_callback_of_disconnect_waits_for_the_last_worker(run: Run) -> None:
     """Node calls it when the first has gone."""
     ended = run("""
         if cluster.is_primary:
-            cluster.on("exit", lambda worker, *how: say("exit", worker.id))
-            cluster.fork({"WAIT": 0.3}), cluster.fork({"WAIT": 0})
+            @cluster.on("exit")
+            def _(worker, *how):
+                say("exit", worker.id)
+                open("one has gone", "w").close()
+            cluster.fork({"WAIT": 1}), cluster.fork()
             online = 0
             @cluster.on("online")
             def _(worker):
@@ -185,7 +187,8 @@ def test_the_callback_of_disconnect_waits_for_the_last_worker(run: Run) -> None:
                 try:
                     await never()
                 finally:
-                    await asyncio.sleep(float(os.environ["WAIT"]))
+                    while os.environ.get("WAIT") and not os.path.exists("one has gone"):
+                        await asyncio.sleep(0.01)
             cluster.run(main())
     """)
     assert ended.said == [["exit", 2], ["exit", 1], ["all gone"]]

@@ -637,6 +637,7 @@ def test_connections_go_to_the_workers_in_turn(run: Run) -> None:
                         writer.close()
                     say([answers.count(number) for number in (1, 2, 3)], len(set(answers[:3])))
                     cluster.disconnect()
+            cluster.setup_primary(steal_after=0)
             for _ in range(3):
                 cluster.fork()
             cluster.run()

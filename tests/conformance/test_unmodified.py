@@ -29,6 +29,7 @@ def be_primary(ask=fetch, **settings):
             say(sorted(answers))
             cluster.disconnect()
     cluster.on("exit", lambda worker, *how: say("exit", worker.exited_after_disconnect, *how))
+    cluster.setup_primary(steal_after=0)  # whose turn it is must not depend on how busy the machine is
     cluster.fork(), cluster.fork()
     cluster.run()
 

@@ -283,7 +283,7 @@ def test_a_node_worker_that_dies_with_a_connection_on_its_way_costs_nothing(run:
         """
         const cluster = require('cluster'), net = require('net');
         net.createServer((socket) => socket.end(`${cluster.worker.id}`)).listen(0, '127.0.0.1');
-        process.on('message', () => { process.send('blocked'); setTimeout(() => { for (;;); }, 20); });
+        process.on('message', () => process.send('blocked', undefined, undefined, () => { for (;;); }));
         """,
     )
     ended = run("""
@@ -296,7 +296,6 @@ def test_a_node_worker_that_dies_with_a_connection_on_its_way_costs_nothing(run:
                 cluster.workers[1].send("block")
         @cluster.on("message")
         async def _(worker, message, handle):
-            await asyncio.sleep(0.5)
             clients = [await asyncio.open_connection("127.0.0.1", ports[0]) for _ in range(4)]
             await asyncio.sleep(0.2)
             cluster.workers[1].kill("SIGKILL")

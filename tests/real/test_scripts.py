@@ -82,7 +82,7 @@ def said(record: Record) -> str:
 
 @each
 def test_connections_go_in_turn_and_the_primarys_branch_never_runs(launcher: Launcher, script: str) -> None:
-    service = start(launcher, script)
+    service = start(launcher, script, steal_after="0s")
     where = port(service)
     answers = Counter(tuple(fetch(where, "/").json()) for _ in range(20))
     assert answers == {(1, "0"): 10, (2, "1"): 10}
@@ -351,7 +351,7 @@ def test_stacks_are_shown_by_python_programs_and_cost_no_other_its_life(launcher
 
 @pytest.mark.needs("node")
 def test_a_node_worker_that_hangs_is_replaced(launcher: Launcher) -> None:
-    service = start(launcher, "server.js", workers=1, health={"heartbeat_timeout": "6s"})
+    service = start(launcher, "server.js", workers=1, health={"heartbeat_timeout": "10s"})
     where = port(service)
     wait_for(lambda: samples(service, "clusterd_worker_heartbeat_age_seconds"), DEADLINE, "the first sign of life")
     with pytest.raises(OSError, match="timed out"):
