@@ -24,7 +24,9 @@ def test_output_flood() -> None:
     """Primary memory grows under 10 MB; the others' p99 within 1.2 of without."""
     grown, slower = [], []
     for _ in range(arena.ROUNDS):
-        with arena.clusterd("flood:app", workers=2, settings=["log.format=json"]) as server:
+        with arena.clusterd(
+            "flood:app", workers=2, settings=["log.format=json", "pools.web.http.keep_alive=60s"]
+        ) as server:
             clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(2)]
             pids = []
             for client in clients:
