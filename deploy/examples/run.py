@@ -12,7 +12,8 @@ TO_TRY = (
     ("curl {app}/crash", "a worker dies; its slot is filled again, 0.2 s later"),
     ("kill -9 $(curl -s {app}/pid)", "the same from outside"),
     ("kill -TTIN {pid}; kill -TTOU {pid}", "one worker more, one fewer"),
-    ("{clusterd} status", "what runs; also: status --json, health"),
+    ("{clusterd} status", "what runs; also: top, a live screen; events, logs, describe 1"),
+    ("{clusterd} reload", "new workers for old ones, a verdict, and no request lost"),
     ("curl '{monitoring}/readyz?verbose'", "what an orchestrator sees"),
     ("curl '{app}/slow?seconds=5'", "then Ctrl-C here: it is answered before the service ends"),
 )
