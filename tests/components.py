@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 
-CONTAINERS = {"podman": "podman", "buildah": "buildah", "runc": "runc", "conmon": "conmon", "catatonit": "catatonit"}
+CONTAINERS = {"podman": "podman", "runc": "runc", "conmon": "conmon", "catatonit": "catatonit"}
 """Program to package, for containers."""
 
 SYSTEMD = {"systemd-analyze": "systemd", "dpkg-deb": "dpkg", "groff": "groff-base"}

@@ -83,7 +83,8 @@ def test_container_start(clusterd_image: str) -> None:  # noqa: F811
     more, stops, codes = [], [], []
     for number in range(max(5, arena.ROUNDS)):
         begun = time.monotonic()
-        run(["--entrypoint", "python3", clusterd_image, "-c", "pass"]).wait()
+        with run(["--entrypoint", "python3", clusterd_image, "-c", "pass"]):
+            pass
         bare = time.monotonic() - begun
         name = f"clusterd-bench-{number}"
         demo = ["--volume", f"{ROOT / 'deploy/examples'}:/app:ro", "--env", "PORT=0", "--env", "MONITORING_PORT=0"]

@@ -28,6 +28,9 @@ from tests.real.containers import base
 
 ROOT = Path(__file__).parents[3]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clusterd-tests")
+NETAVARK = [Path(place, "netavark") for place in ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman")]
+"""Where the engine looks for the newer of its network programs, which no container here needs."""
+
 DEADLINE = 60.0
 """Seconds that any single wait may take: twenty times what a start takes on a quiet machine."""
 
@@ -55,7 +58,10 @@ def command() -> list[str]:
     prefix = superuser()
     if prefix is None:
         pytest.skip("containers need root, or sudo without a password")
-    store = ["--root", str(CACHE / "images"), "--runroot", "/run/clusterd-tests", "--storage-driver", "overlay"]
+    # A store remembers which of the two network programs made it, and refuses to work once that is gone.
+    network = "netavark" if any(place.exists() for place in NETAVARK) else "cni"
+    store = ["--root", str(CACHE / f"images-{network}"), "--runroot", f"/run/clusterd-tests/{network}"]
+    store += ["--storage-driver", "overlay"]
     return [*prefix, "podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none", *store]
 
 
