@@ -31,12 +31,12 @@ def test_status_from_the_prompt() -> None:
     clusterd = Path(sys.executable).parent / "clusterd"
     differences, spent = [], []
     with arena.clusterd("hello:app", workers=SLOTS) as server:
-        (run_dir,) = Path("/tmp").glob(f"clusterd-bench-{os.getpid()}-*")
-        client = Client(run_dir / "control.sock")
+        (socket,) = Path("/tmp").glob(f"clusterd-bench-{os.getpid()}-*/control.sock")
+        client = Client(socket)
         primary = client.status()["service"]["pid"]
         for _ in range(max(arena.ROUNDS, 9)):
             nothing = took(sys.executable, "-c", "pass")
-            differences.append(took(str(clusterd), "status", "--run-dir", str(run_dir)) - nothing)
+            differences.append(took(str(clusterd), "status", "--run-dir", str(socket.parent)) - nothing)
         for _ in range(arena.ROUNDS):
             before = cpu_seconds(primary)
             for _ in range(ASKED):
