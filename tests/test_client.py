@@ -184,6 +184,20 @@ def test_several_running_are_listed(places: Path) -> None:
         assert f"--run-dir {os.path.dirname(path)}" in str(raised.value)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to others, which only root may")
+def test_another_users_service_counts_where_only_root_could_have_put_it(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(places / "run", "shop")
+    with serving_unix(path, {}):
+        os.chown(path, 500, 500)
+        monkeypatch.setattr(os, "getuid", lambda: 1000)
+        (places / "run").chmod(0o755)
+        assert room.is_running(Path(path))
+        (places / "run").chmod(0o777)
+        assert not room.is_running(Path(path))
+
+
 def test_a_file_of_that_name_is_no_service(places: Path) -> None:
     Path(place(places / "run", "shop")).write_text("")
     with pytest.raises(NotRunning):

@@ -36,12 +36,17 @@ def run_dir_candidates(environ: Mapping[str, str], name: str = "*") -> list[Path
 def is_running(socket_path: Path) -> bool:
     """Whether a socket is there that this user may trust and somebody listens on it.
 
-    ``/tmp/clusterd-UID`` can be made by anybody before we do, so what is neither ours nor root's does not count.
+    ``/tmp/clusterd-UID`` can be made by anybody before we do, so what is neither ours nor root's does not count; but
+    below a directory that only root may write to, as ``/run/clusterd``, root has said whose service it is.
     """
     try:
         found = socket_path.stat()
-        if not stat.S_ISSOCK(found.st_mode) or (os.getuid() != 0 and found.st_uid not in (0, os.getuid())):
+        if not stat.S_ISSOCK(found.st_mode):
             return False
+        if os.getuid() != 0 and found.st_uid not in (0, os.getuid()):
+            above = socket_path.parent.parent.stat()
+            if above.st_uid != 0 or above.st_mode & 0o022:
+                return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             probe.connect(str(socket_path))
