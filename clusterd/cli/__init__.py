@@ -24,6 +24,7 @@ if sys.argv[1:2] == ["run"]:
 
     lean.load()
 
+import json
 import os
 import re
 from importlib import import_module
@@ -59,6 +60,7 @@ COMMANDS = {
     "shutdown": "clusterd.cli.change:shutdown",
     "stacks": "clusterd.cli.change:stacks",
     "top": "clusterd.cli.inspect:top",
+    "upgrade": "clusterd.cli.upgrading:upgrade",
     "monit": "clusterd.cli.inspect:top",
     "generate": "clusterd.cli.generate:generate",
 }
@@ -129,4 +131,21 @@ def main() -> None:
 
         with without("ssl"):  # for a protocol that none of them speaks
             import http.client  # noqa: F401
-    cli(prog_name="clusterd")
+    try:
+        cli(prog_name="clusterd")
+    except Exception as error:
+        _go_back(error)
+        raise
+
+
+def _go_back(error: Exception) -> None:
+    """New code of a running primary that cannot even be imported becomes the old code again (:mod:`.succession`).
+
+    It is here because there is nothing that this could import.
+    """
+    words = os.environ.pop("CLUSTERD_UPGRADE_BACK", None)
+    if words is not None:
+        sys.stderr.write(f"clusterd: the new code failed, back to the old: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        command = json.loads(words)
+        os.execv(command[0], command)

@@ -13,6 +13,9 @@ from ..unix.notify import Notifier
 BARRIER = 1.0
 """Seconds that the service manager gets at the end to deal with what it was told."""
 
+SILENCE = 60.0
+"""Seconds of silence that the watchdog is asked to bear while this process becomes other code."""
+
 
 class Manager:
     """The manager's side of the primary; made in its loop. Where there is no manager it does nothing.
@@ -32,13 +35,26 @@ class Manager:
         self._patience = Patience(self._notifier, source, start_timeouts, config.shutdown.lame_duck)
         self._watchdog: Watchdog | None = None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that name the manager, which are in the environment no more."""
+        return self._notifier.variables
+
     def fact(self, fact: Fact) -> None:
         """Takes in what has become true."""
         self._notify.fact(fact)
         self._patience.fact(fact)
 
+    def expect_silence(self, expected: bool) -> None:
+        """Have the watchdog wait while this process becomes other code, which is silent until it has started."""
+        interval = self._notifier.watchdog
+        if interval is not None:
+            wait = max(interval, SILENCE) if expected else interval
+            self._notifier.send("WATCHDOG=1", f"WATCHDOG_USEC={round(wait * 1e6)}")
+
     def watch(self) -> None:
         """The primary is there to be looked at: the watchdog begins."""
+        self.expect_silence(False)
         self._watchdog = Watchdog(self._notifier, self._source, self._notifier.watchdog)
 
     def close(self) -> None:

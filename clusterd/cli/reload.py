@@ -38,6 +38,18 @@ class Reloader:
         self.hashes: dict[int, str] = {}
         self._tasks: set[asyncio.Task[int | None]] = set()
 
+    @property
+    def sha256(self) -> str:
+        """Of the configuration in force."""
+        return self._loaded.sha256
+
+    def is_current(self) -> bool:
+        """Whether the source of the configuration says the same as when it was read; called in a thread."""
+        try:
+            return self._read().sha256 == self._loaded.sha256
+        except ClusterdError:
+            return False
+
     def ask(self, pool: str = "") -> None:
         """Reload, and tell nobody but the observers."""
         task = asyncio.get_running_loop().create_task(self.reload(pool))

@@ -5,9 +5,9 @@ import gc
 import os
 import platform
 import socket
-import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from .. import config as configuration
 from ..config.load import Loaded
 from ..core.facts import Fact, ReloadEnded, Stopped
 from ..core.reasons import Verdict
+from ..core.supervisor import Supervisor
 from ..errors import EXIT_FAILED, ClusterdError, HostError
 from ..ops import admin, http, termination
 from ..ops import roles as who
@@ -27,19 +28,22 @@ from ..ops.metrics import Metrics
 from ..ops.probe import Probe
 from ..ops.rates import Rates
 from ..ops.status import About
-from ..primary import kept, listeners, passed
+from ..primary import doors, kept, listeners, passed, state
+from ..primary.handover import Handover, SocketState
 from ..primary.loop import Loop
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
-from ..unix import activation, cgroup, local, process, sockets
+from ..unix import activation, cgroup, local, process, signals, sockets
 from ..wire.reports import Collected, SlowRequest
-from . import certificates
+from . import certificates, succession
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
 from .manager import Manager
 from .reload import Reloader
+from .rundir import make_run_dir
 from .sight import HISTOGRAM_WORDS, Sight, Visits
 from .steering import Steering
+from .upgrade import Upgrader
 
 CONTROL_BACKLOG = 64
 
@@ -50,8 +54,14 @@ CONTROL_BACKLOG = 64
 @workers_option
 @bind_option
 @set_option
+@click.option("--upgrade-check", "trial", type=int, hidden=True, help="Prove that the state in a descriptor fits.")
 def run(
-    app: str, config_path: str | None, workers: str | int | None, binds: Sequence[str], sets: Sequence[str]
+    app: str,
+    config_path: str | None,
+    workers: str | int | None,
+    binds: Sequence[str],
+    sets: Sequence[str],
+    trial: int | None,
 ) -> None:
     """Run the service in the foreground: APP, or what a configuration file says."""
 
@@ -60,9 +70,16 @@ def run(
 
     termination_log = termination.AUTO
     try:
-        loaded = read()
-        termination_log = loaded.config.log.termination_log
-        code = Composition(loaded, read).run()
+        left = succession.inherited()
+        with succession.going_back(left):
+            loaded = read()
+            termination_log = loaded.config.log.termination_log
+            if trial is not None:
+                policy = configuration.policy(loaded.config, cpus=cgroup.cpu_count())
+                succession.check(trial, loaded, Supervisor(policy))
+                return
+            composition = Composition(loaded, read, left)
+        code = composition.run()
     except ClusterdError as error:
         termination.leave(termination_log, termination.page(str(error)))
         raise
@@ -75,14 +92,16 @@ class Composition:
     Args:
         loaded: the configuration.
         read: reads it once more, for a reload.
+        left: what a predecessor in this process has left.
 
     Raises:
         HostError: something that the configuration asks for cannot be had; nothing is left behind.
     """
 
-    def __init__(self, loaded: Loaded, read: Callable[[], Loaded]) -> None:
+    def __init__(self, loaded: Loaded, read: Callable[[], Loaded], left: Handover | None = None) -> None:
         self._loaded = loaded
         self._read = read
+        self._left = left
         self._primary: Primary | None = None
         self._config = loaded.config
         self._nofile = process.raise_nofile_limit()
@@ -95,6 +114,9 @@ class Composition:
             (control.operators.users, control.operators.groups), (control.admins.users, control.admins.groups)
         )
         certificates.verify(loaded)
+        if left is not None:
+            self._take_over(left)
+            return
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_unix(control.socket, control.mode)
@@ -107,6 +129,23 @@ class Composition:
             self._remove_files()
             raise
 
+    def _take_over(self, left: Handover) -> None:
+        """Everything is open already. What fails here closes nothing: there is a way back."""
+        succession.fits(left, self._loaded)
+        self._nofile = left.nofile
+        self._kept = kept.Kept()
+        self._opened = succession.opened(left, self._config)
+        self._control, self._observed = self._own(left.control), self._own(left.observer)
+        self._monitoring = None if left.monitoring is None else succession.own(left.monitoring)[0]
+
+    def _own(self, state: SocketState | None) -> socket.socket | None:
+        if state is None:
+            return None
+        sock, bound = succession.own(state)
+        if bound is not None:
+            self._bounds.append(bound)
+        return sock
+
     def run(self) -> int:
         """Serve until the end; returns the exit code."""
         config = self._config
@@ -114,6 +153,9 @@ class Composition:
         log = Log(1, config.log.format, config.log.level, config.clusterd.name)
         loop = Loop()
         asyncio.set_event_loop(loop)
+        # A signal that another thread takes is lost when this process becomes other code.
+        deaf = partial(signals.block, doors.SIGNALS)
+        loop.set_default_executor(ThreadPoolExecutor(2, "clusterd", initializer=deaf))
         loop.set_exception_handler(lambda _, context: _internal_error(log, context))
         code = EXIT_FAILED
         try:
@@ -141,7 +183,8 @@ class Composition:
             pid=os.getpid(),
             version=installed_version(),
             run_dir=config.clusterd.run_dir,
-            started_at=loop.time(),
+            started_at=loop.time() if self._left is None else self._left.started_at,
+            upgrades=0 if self._left is None else self._left.upgrades + (not self._left.tried),
             monitoring=None if self._monitoring is None else passed.show(self._monitoring.getsockname()),
         )
         metrics = Metrics(
@@ -173,19 +216,28 @@ class Composition:
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
             reload=lambda: reloader.ask(),  # noqa: PLW0108  # there is none yet
+            upgrade=lambda: upgrader.ask(),  # noqa: PLW0108  # likewise
         )
-        primary = Primary(
-            loop,
-            config,
-            configuration.policy(config, cpus=cgroup.cpu_count()),
-            {pool: plan(pool, declared, config, os.environ, self._nofile) for pool, declared in config.pools.items()},
-            self._opened,
-            f"{platform.node()}/{name}",
-            eyes,
-        )
+        with succession.going_back(self._left):
+            if self._left is not None:
+                metrics.go_on(state.thaw(self._left.books))
+            primary = self._primary_of(loop, eyes)
         sight.primary = self._primary = primary
         reloader = Reloader(self._loaded, self._read, primary, log, self._nofile)
-        control = Control(sight, about, Steering(primary, reloader), journal, rates, partial(_audit, log))
+
+        def describe() -> Handover:
+            left = primary.handover()
+            left.clusterd, left.pid = about.version, about.pid
+            left.config_sha256, left.books = reloader.sha256, state.freeze(metrics.books())
+            left.control, left.observer, left.monitoring = map(
+                self._described, (self._control, self._observed, self._monitoring)
+            )
+            left.nofile, left.started_at, left.upgrades = self._nofile, about.started_at, about.upgrades
+            left.environment, left.command = manager.environment, succession.old_words()
+            return left
+
+        upgrader = Upgrader(primary, log, describe, reloader.is_current, manager.expect_silence)
+        control = Control(sight, about, Steering(primary, reloader), journal, rates, partial(_audit, log), upgrader)
         probe = Probe(sight, Visits(primary), primary.order)
         servers = []
         if self._control is not None:
@@ -195,6 +247,8 @@ class Composition:
         if self._monitoring is not None:
             servers.append(await http.start(self._monitoring, admin.monitoring_routes(sight, metrics)))
         self._greet(log, primary, about)
+        if self._left is not None:
+            self._settle_in(log, self._left)
         rates.start()
         probe.start()
         manager.watch()
@@ -207,6 +261,36 @@ class Composition:
             self._remove_files()
             for server in servers:
                 server.close()
+
+    def _primary_of(self, loop: asyncio.AbstractEventLoop, eyes: Eyes) -> Primary:
+        config, name = self._config, self._config.clusterd.name
+        return Primary(
+            loop,
+            config,
+            configuration.policy(config, cpus=cgroup.cpu_count()),
+            {pool: plan(pool, declared, config, os.environ, self._nofile) for pool, declared in config.pools.items()},
+            self._opened,
+            f"{platform.node()}/{name}",
+            eyes,
+            self._left,
+        )
+
+    def _described(self, sock: socket.socket | None) -> SocketState | None:
+        """One of the primary's own sockets, for a successor."""
+        if sock is None:
+            return None
+        found = SocketState(fd=sock.fileno())
+        for bound in self._bounds:
+            if bound.sock is sock and bound.file is not None:
+                found.path, (found.device, found.inode) = bound.path, bound.file
+        return found
+
+    def _settle_in(self, log: Log, left: Handover) -> None:
+        """The upgrade is done: nobody need hand on connections in our place."""
+        if left.caretaker >= 0:
+            os.close(left.caretaker)
+        level, event = ("error", "upgrade_failed") if left.tried else ("info", "upgraded")
+        log.emit(level, event, was=left.clusterd, workers=len(left.children))
 
     def _remember(self, fact: Fact) -> None:
         """Why the service ended: the last word on stderr if it had to."""
@@ -277,34 +361,6 @@ class Composition:
             sock = sockets.bind_tcp(address.host, 0, CONTROL_BACKLOG)
             self._moved = str(error)
             return sock
-
-
-def make_run_dir(path: str) -> None:
-    """Make the run directory, 0700, or take one that is our own.
-
-    Raises:
-        HostError: it is another user's, open to others, or cannot be made.
-    """
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        found = os.lstat(path)
-    except OSError as error:
-        raise HostError(
-            f"cannot make the run directory {path}: {error.filename}: {error.strerror};"
-            " set clusterd.run_dir to a directory of your own"
-        ) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise HostError(f"the run directory {path} is no directory; remove it or set clusterd.run_dir")
-    if found.st_uid != os.geteuid():
-        raise HostError(
-            f"the run directory {path} belongs to uid {found.st_uid}; set clusterd.run_dir to one of your own"
-        )
-    if found.st_mode & 0o022:
-        raise HostError(f"the run directory {path} can be written by others; chmod 700 it, or set clusterd.run_dir")
 
 
 def _audit(log: Log, action: str, **fields: Any) -> None:

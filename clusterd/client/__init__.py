@@ -24,6 +24,9 @@ from clusterd.errors import HostError, NotRunning, PeerError, Refused, RequestFa
 
 __all__ = ["CHECKS", "CONTROL_SOCKET", "Client", "Document", "find_socket", "is_running", "run_dir_candidates"]
 
+TRIAL_PATIENCE = 90.0
+"""Seconds that new code may take to prove itself, and the way there and back."""
+
 MAX_RESPONSE = 64 * 1024 * 1024
 """Bytes of a response; a primary has no reason to send more."""
 
@@ -187,6 +190,17 @@ class Client:
     def stacks(self, worker: int) -> str:
         """What the threads and tasks of a worker are doing, by its id, for people; it is not stopped."""
         return str(self._document(self._read("POST", f"/v1/workers/{worker}/stacks")).get("stacks", ""))
+
+    def upgrade(self, *, check: bool = False) -> Document:
+        """Have the primary's own code replaced in place; returns when the new code was tried out: ``upgrades``.
+
+        Args:
+            check: only try it out.
+
+        Raises:
+            Refused: not now, or the new code does not work; nothing has changed.
+        """
+        return self._document(self._read("POST", "/v1/upgrade", {"check": check}, TRIAL_PATIENCE))
 
     def shutdown(self, *, now: bool = False) -> Document:
         """End the service, with ``now`` without a drain; returns when that has begun: ``state``."""

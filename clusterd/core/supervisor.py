@@ -21,7 +21,7 @@ from .converge import (
 )
 from .moment import Moment
 from .policy import ServicePolicy
-from .pool import Pool, ZygoteState
+from .pool import Pool, Zygote, ZygoteState
 from .reload import Reloads
 from .shutdown import Phase, Shutdown
 from .views import view_pool
@@ -94,6 +94,16 @@ class Supervisor:
             pools=tuple(view_pool(pool, workers, now) for pool in self._pools.values()),
             reload=self._reloads.view(),
         )
+
+    def bereave(self) -> None:
+        """All zygotes have gone, through no fault of theirs: those that are needed are to be built anew."""
+        for pool in self._pools.values():
+            kept = {pool.generation, *([pool.candidate.generation] if pool.candidate is not None else [])}
+            pool.zygotes = {
+                generation: Zygote(generation, had=zygote.had, row=zygote.row)
+                for generation, zygote in pool.zygotes.items()
+                if generation in kept
+            }
 
     # -- events --------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ from clusterd.ops.roles import Role, Roles
 from clusterd.ops.routes import Call, Route, router
 from clusterd.ops.source import Rated, Source
 from clusterd.ops.status import About, encode, status
+from clusterd.ops.upgrades import Upgrades
+from clusterd.ops.upgrades import route as upgrade_route
 
 MAX_FOLLOWERS = 32
 """Streams at the same time: connections stay free for short questions."""
@@ -83,11 +85,20 @@ class Control:
     Args:
         journal: what has happened; also told of by changes.
         audit: writes the audit line of each change.
+        upgrades: what replaces the primary's own code.
     """
 
     def __init__(
-        self, source: Source, about: About, controls: Controls, journal: Journal, rates: Rated | None, audit: Audit
+        self,
+        source: Source,
+        about: About,
+        controls: Controls,
+        journal: Journal,
+        rates: Rated | None,
+        audit: Audit,
+        upgrades: Upgrades | None = None,
     ) -> None:
+        self._upgrades = upgrades
         self._source = source
         self._about = about
         self._orders = Orders(source, controls, journal, audit)
@@ -152,6 +163,7 @@ class Control:
             Route(
                 "POST", "/v1/shutdown", end, "The service ends.", orders.shutdown, Ending, body=ShutdownBody,
             ),
+            upgrade_route(self._upgrades, self._about.upgrades, orders.changed),
             Route("GET", "/v1/openapi.json", see, "This document.", self._openapi, dict[str, Any]),
             *self._health(),
         )  # fmt: skip

@@ -106,6 +106,7 @@ class Service(msgspec.Struct, frozen=True):
     run_dir: Annotated[str, Meta(description="the directory of its control socket")]
     monitoring: Annotated[str | None, Meta(description="address of /metrics and the health checks; null if off")] = None
     listeners: Annotated[tuple[Listener, ...], Meta(description="the sockets its pools share")] = ()
+    upgrades: Annotated[int, Meta(description="how often the primary's own code was replaced in place")] = 0
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -244,6 +244,10 @@ class Log:
         for event, fields in status_records(view):
             self._writer.put(self._record("info", event, fields))
 
+    def flush(self) -> bool:
+        """Wait, a second at most, until all that was told is written; whether it was."""
+        return self._writer.flush()
+
     def close(self, timeout: float = 2.0) -> bool:
         """Write what is queued, for at most ``timeout`` seconds; true if all of it was written."""
         return self._writer.close(timeout)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from time import monotonic
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
@@ -101,6 +102,18 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.app = AppMetrics([metric.name for metric in self.registry.collect()], warn)
         self.asking = Asking(source, self.app)
+
+    def books(self) -> dict[str, object]:
+        """What has been counted so far, for another that goes on counting."""
+        return {name: getattr(self, f"_{name}") for name in ("starts", "exits", "kills", "reclaimed", "histograms")} | {
+            "tally": self._tally.books()
+        }
+
+    def go_on(self, books: dict[str, Any]) -> None:
+        """Go on from another's books."""
+        for name in ("starts", "exits", "kills", "reclaimed", "histograms"):
+            getattr(self, f"_{name}").update(books.get(name, {}))
+        self._tally.go_on(books.get("tally", {}))
 
     def fact(self, fact: f.Fact) -> None:
         """Count what a fact says."""

@@ -1,8 +1,9 @@
-"""What the service manager is told and given as facts come: READY, STATUS, STOPPING, listeners (sd_notify(3))."""
+"""What the service manager is told and given as facts come: READY, RELOADING, STOPPING, STATUS, listeners."""
 
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from time import monotonic_ns
 from typing import Protocol
 
 from clusterd.core import facts as f
@@ -73,6 +74,8 @@ class Notify:
         self._source = source
         self._kept = dict(kept or {})
         self._said = ""
+        self._failed = ""
+        self._reloading = False
         self._owed: deque[tuple[tuple[str, ...], tuple[int, ...]]] = deque()
         self._next: asyncio.TimerHandle | None = None
         self._healthy: asyncio.TimerHandle | None = None
@@ -97,6 +100,10 @@ class Notify:
             case f.ServiceUnready():
                 self._watch_health(False)
                 self._say()
+            case f.ReloadBegan():
+                self._reload()
+            case f.ReloadEnded():
+                self._reloaded(fact)
             case f.StopBegan():
                 self._stop()
             case f.Stopped():
@@ -112,6 +119,26 @@ class Notify:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+
+    def _reload(self) -> None:
+        self._failed = ""
+        self._reloading = True
+        self._owe("RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}")
+        self._say()
+
+    def _reloaded(self, fact: f.ReloadEnded) -> None:
+        view = self._source.view()
+        if view.phase != "running":
+            return  # the manager has been told that it stops
+        if not self._reloading:
+            self._reload()  # refused before it began: a manager that has asked for it waits to hear of it
+        self._reloading = False
+        if fact.verdict is not f.Verdict.PROMOTED:
+            # The protocol has no word for a reload that failed: READY says that it is over, STATUS how it went.
+            self._failed = f"; reload failed: {fact.reason}"
+        if view.was_ready:
+            self._owe("READY=1")
+        self._say()
 
     def _stop(self) -> None:
         # A READY=1 that the manager never took would now be untrue.
@@ -138,7 +165,7 @@ class Notify:
         self._owed.append((lines, () if fd is None else (fd,)))
 
     def _say(self) -> None:
-        status = _one_line(summary(self._source.view()))
+        status = _one_line(summary(self._source.view()) + self._failed)
         if not self._owed and status == self._said:
             return
         if self._flush(f"STATUS={status}"):

@@ -16,6 +16,7 @@ class About(msgspec.Struct, frozen=True):
     Attributes:
         started_at: on the core's clock.
         monitoring: the bound address, ``None`` where it is off.
+        upgrades: how often this process became other code.
     """
 
     name: str
@@ -24,6 +25,7 @@ class About(msgspec.Struct, frozen=True):
     run_dir: str
     started_at: float
     monitoring: str | None = None
+    upgrades: int = 0
 
 
 def status(about: About, source: Source, rates: Rated | None = None) -> Status:
@@ -48,6 +50,7 @@ def status(about: About, source: Source, rates: Rated | None = None) -> Status:
             listeners=tuple(
                 Listener(one.name, one.address, one.backlog, one.backlog_limit) for one in source.listeners()
             ),
+            upgrades=about.upgrades,
         ),
         pools=tuple(_pool(pool, view, samples, rates) for pool in view.pools),
         leftovers=tuple(source.leftovers()),

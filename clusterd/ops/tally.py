@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 COUNTERS = {
     "requests_1xx": 1e6,
@@ -75,6 +76,17 @@ class Tally:
         self._of_pools: frozenset[str] = frozenset(word for words in self._histograms.values() for word in words)
         for words in self._histograms.values():
             self._rates |= dict.fromkeys(words, OBSERVATIONS) | {words[-1]: OBSERVED_NS}
+
+    def books(self) -> dict[str, object]:
+        """What has been counted so far."""
+        return {"living": self.living, "counts": self.counts, "handed": self.handed, "observed": self._observed}
+
+    def go_on(self, books: Mapping[str, Any]) -> None:
+        """Go on from another's books."""
+        self.living.update(books.get("living", {}))
+        self.counts.update(books.get("counts", {}))
+        self.handed.update(books.get("handed", {}))
+        self._observed.update(books.get("observed", {}))
 
     def begin(self, worker: int, pool: str, slot: int, now: float) -> None:
         """A worker is about to exist."""

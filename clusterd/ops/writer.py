@@ -92,6 +92,16 @@ class Writer:
             self._changed.notify()
             return True
 
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until what is queued is written, for at most ``timeout`` seconds; whether it was."""
+        end = monotonic() + timeout
+        with self._changed:
+            while (self._queue or self._bytes) and not self._broken:
+                if (left := end - monotonic()) <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
     def close(self, timeout: float = 2.0) -> bool:
         """Write what is queued, for at most ``timeout`` seconds; true if all of it was written. Idempotent."""
         with self._changed:
@@ -135,6 +145,7 @@ class Writer:
             with self._changed:
                 self._bytes -= sum(size for _, size in batch)
                 self._broken = not written
+                self._changed.notify_all()
                 if not written:
                     self._dropped += len(batch)
                     self.dropped_total += len(batch)

@@ -73,16 +73,16 @@ class Children:
         self.oom_kills = OomKills(cgroup.Counters().oom_kills)
         self.scripts = Scripts(loop, {})
         self.reclaimed: dict[tuple[str, str], int] = {}
-        self._loop = loop
+        self.loop = loop
         self._report = report
         self._on_line = on_line
         self._on_message = on_message
         self._on_report = on_report
         self._on_broken = on_broken
         self._capture = capture
-        self._crash_lines = crash_lines
+        self.crash_lines = crash_lines or 1
         self.budget = output.Budget(loop.time)
-        self._seq = itertools.count()  # Node counts its messages per process
+        self.seq = itertools.count()  # Node counts its messages per process
 
     # -- birth ---------------------------------------------------------------------------------------------------
 
@@ -100,13 +100,13 @@ class Children:
             theirs.append(far.detach())
             board_fd = scoreboard.create(series.SIZE // scoreboard.WORD)
             theirs.append(board_fd)
-            board = scoreboard.Board.attach(board_fd, series.SIZE // scoreboard.WORD, writable=False)
+            board = scoreboard.Board.attach(board_fd, series.SIZE // scoreboard.WORD, writable=False, keep=True)
             ours.append(board.close)
             stacks_fd = stack_files.create()
             theirs.append(stacks_fd)
-            stacks = stack_files.Stacks(self._loop, os.dup(stacks_fd))
+            stacks = stack_files.Stacks(self.loop, os.dup(stacks_fd))
             ours.append(stacks.close)
-            last_lines: deque[str] = deque(maxlen=self._crash_lines or 1)
+            last_lines: deque[str] = deque(maxlen=self.crash_lines)
             pipes = []
             for stream in ("stdout", "stderr") if self._capture else ():
                 reading, kept, writing = output.pipe()
@@ -123,7 +123,7 @@ class Children:
                 outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
                 ours += [outbox.close, inbox.close]
                 box = Box(command.worker, outbox, inbox, edition.steal_after)
-                dispatch.thief.on_steal = self._stolen
+                dispatch.thief.on_steal = self.stolen
                 boxes[name], inboxes[name] = box, inbox
                 theirs.append(os.dup(reading))
         except BaseException:
@@ -132,14 +132,14 @@ class Children:
             for fd in theirs:
                 os.close(fd)
             raise
-        child = self._child(command, near, board, boxes, inboxes, last_lines, stacks, queues)
+        child = self.make(command, near, board, boxes, inboxes, last_lines, stacks, queues)
         child.shared = tuple(name for name in queues if name not in boxes)
         for reading, stream in pipes:
-            child.outputs.append(output.Output(self._loop, reading, stream, self._sink(child), last_lines, self.budget))
+            self.listen(child, reading, stream)
         addresses = [[name, *one.sockname] for name, one in edition.listeners.items()]
         return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses), tuple(theirs))
 
-    def _child(
+    def make(
         self,
         command: Spawn,
         near: socket.socket,
@@ -150,14 +150,15 @@ class Children:
         stacks: stack_files.Stacks,
         queues: dict[str, Dispatch | Shared],
     ) -> Child:
+        """A worker's record, with its channel open; the descriptors are its own from now on."""
         worker = command.worker
         talk = Conversation(
-            Channel(seq=self._seq, max_line=MAX_LINE, max_queued=MAX_QUEUED),
+            Channel(seq=self.seq, max_line=MAX_LINE, max_queued=MAX_QUEUED),
             lambda received: self._heard(worker, received),
             lambda error: self._broken(worker, str(error)),
         )
         stream = FdStream(
-            self._loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED, read_size=READ_SIZE
+            self.loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED, read_size=READ_SIZE
         )
         talk.attach(stream)
         child = Child(
@@ -178,8 +179,18 @@ class Children:
         self.by_id[worker] = child
         return child
 
-    def _sink(self, child: Child) -> output.LineSink:
-        return lambda stream, text: self._on_line(child.pool, child.slot, child.id, stream, text)
+    def listen(self, child: Child, fd: int, stream: str, untold: bytes = b"") -> None:
+        """Read what it prints to a pipe."""
+
+        def sink(stream: str, text: str) -> None:
+            self._on_line(child.pool, child.slot, child.id, stream, text)
+
+        child.outputs.append(output.Output(self.loop, fd, stream, sink, child.last_lines, self.budget, untold))
+
+    def adopt(self, child: Child, pid: int, fd: int) -> None:
+        """It lives already: learn of its end."""
+        child.pid, child.pidfd = pid, fd
+        self.loop.add_reader(fd, self._ended, child)
 
     def born(self, worker: int, pid: int, fd: int) -> None:
         """The zygote has forked it: it may go, now that its end cannot escape us."""
@@ -187,8 +198,7 @@ class Children:
         if child is None:
             os.close(fd)
             return
-        child.pid, child.pidfd = pid, fd
-        self._loop.add_reader(fd, self._ended, child)
+        self.adopt(child, pid, fd)
         child.talk.send(messages.go())
         self._report(e.Spawned(worker))
         if child.talk.channel.broken is not None:  # by whom, before there was a worker? It cannot be told to go
@@ -242,7 +252,7 @@ class Children:
 
     def _hung_up(self, worker: int) -> None:
         """Its channel is at its end. A dying process closes that before its pidfd tells, so death gets a moment."""
-        self._loop.call_later(HANG_UP, self._left, worker)
+        self.loop.call_later(HANG_UP, self._left, worker)
 
     def _left(self, worker: int) -> None:
         if worker in self.by_id:
@@ -270,8 +280,7 @@ class Children:
         Raises:
             TypeError, ValueError: it is nothing JSON can say, or too long.
         """
-        child = self.by_id.get(worker)
-        if child is not None:
+        if (child := self.by_id.get(worker)) is not None:
             child.talk.send(message)
 
     def drain(self, worker: int) -> None:
@@ -352,7 +361,7 @@ class Children:
     # -- death ---------------------------------------------------------------------------------------------------
 
     def _ended(self, child: Child) -> None:
-        self._loop.remove_reader(child.pidfd)
+        self.loop.remove_reader(child.pidfd)
         try:
             if pidfd.peek(child.pidfd):
                 pidfd.kill_group(child.pid)  # first: once the leader is reaped the number may be a stranger's
@@ -382,7 +391,8 @@ class Children:
         except (EOFError, OSError):
             return  # that was all
 
-    def _stolen(self, worker: int) -> None:
+    def stolen(self, worker: int) -> None:
+        """A connection of this worker's went to another, which was faster."""
         self.count(self.by_id[worker].pool, "blocked", 1)
 
     def count(self, pool: str, reason: str, count: int) -> None:

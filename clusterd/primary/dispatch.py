@@ -103,6 +103,15 @@ class Dispatch:
         """The boxes in the rotation, in its order."""
         return self._boxes
 
+    def in_turn(self) -> list[Box]:
+        """The boxes in the rotation, the one whose turn it is first."""
+        return [*self._boxes[self._next :], *self._boxes[: self._next]]
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is held that was accepted, and nobody closes it."""
+        return not self._held and self._closed is None
+
     def remove(self, worker: int) -> None:
         """The worker is handed nothing more."""
         for index, box in enumerate(self._boxes):

@@ -23,7 +23,7 @@ SIGNALS: dict[signal.Signals, Door] = {
     signal.SIGQUIT: Door("end now, without a drain", e.Stop(now=True)),
     signal.SIGHUP: Door("read the configuration again and reload", None),
     signal.SIGUSR1: Door("log the status", None),
-    signal.SIGUSR2: Door("upgrade in place (not in this version: a warning)", None),
+    signal.SIGUSR2: Door("upgrade in place: same pid, same workers, no connection lost", None),
     signal.SIGTTIN: Door("one worker more in the first pool", None),
     signal.SIGTTOU: Door("one worker fewer in the first pool, one at the least", None),
 }

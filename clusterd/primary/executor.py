@@ -91,6 +91,16 @@ class Executor:
         """A fork is on its way: there may be a child that nobody has told us of yet."""
         return any(client.busy for client in self._zygotes.values())
 
+    @property
+    def quiet(self) -> bool:
+        """No fork is on its way or waits for its turn."""
+        return all(client.quiet for client in self._zygotes.values())
+
+    def bury(self) -> None:
+        """End all zygotes, and hear no more of them: this process is about to be another program."""
+        for client in self._zygotes.values():
+            client.bury()
+
     def zygote_pids(self) -> set[int]:
         """The pids of all zygotes that live."""
         return {client.pid for client in self._zygotes.values()}

@@ -90,9 +90,11 @@ class Output:
         sink: called with the stream and each line, without its end.
         budget: of the loop's time.
         kept: where the last lines are kept; shared by the streams of one process, so that they stay in order.
+        untold: what an earlier reader has read and not told.
 
     Attributes:
         kept: as given.
+        stream: as given.
     """
 
     def __init__(
@@ -103,20 +105,29 @@ class Output:
         sink: LineSink,
         kept: deque[str],
         budget: Budget | None = None,
+        untold: bytes = b"",
     ) -> None:
         self._budget = budget or Budget(loop.time)
         self._left_out = 0
         self._skipped: deque[bytes] = deque(maxlen=kept.maxlen or 1)  # the last of what was left out
         self._loop = loop
         self._fd = fd
-        self._stream = stream
+        self.stream = stream
         self._sink = sink
         self.kept = kept
-        self._partial = b""
-        self._lines: deque[bytes] = deque()  # read and not told yet
+        *lines, self._partial = untold.split(b"\n")
+        self._lines: deque[bytes] = deque(lines)  # read and not told yet
         self._more: asyncio.Handle | None = None
         self._watching = False
         self._watch(True)
+
+    def fileno(self) -> int:
+        """The reading end; -1 once it is closed."""
+        return self._fd
+
+    def untold(self) -> bytes:
+        """What has been read and not told: whole lines, and the beginning of one."""
+        return b"\n".join([*self._lines, self._partial])
 
     def finish(self) -> None:
         """The process has ended: tell what it printed last, and close."""
@@ -221,4 +232,4 @@ class Output:
         for start in range(0, len(line) or 1, MAX_LINE):
             text = line[start : start + MAX_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
             self.kept.append(text)
-            self._sink(self._stream, text)
+            self._sink(self.stream, text)

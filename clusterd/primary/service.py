@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config.schema import Config, Pool
-from ..core.events import Event, Reload, ReloadRefused, Scale, Start
+from ..core.events import Event, Reload, ReloadRefused, Scale, Start, Tick
 from ..core.facts import Fact, View
 from ..core.policy import ServicePolicy
 from ..core.supervisor import Supervisor
 from ..spawner.client import Plan
 from ..unix import process, sockets
 from ..wire.reports import Collected, SlowRequest
-from . import doors, output
+from . import bequest, doors, output
 from .children import Children
 from .editions import Edition, Editions
 from .executor import Executor
 from .guard import Watch
+from .handover import Handover
 from .hooks import Hooks
 from .listeners import Listeners, Opened, Standing
 from .plans import shared
@@ -51,6 +52,7 @@ class Eyes:
         warn: called with an event name, a sentence and fields.
         status: called when SIGUSR1 asks for it.
         reload: called when SIGHUP asks for it.
+        upgrade: called when SIGUSR2 asks for it.
     """
 
     facts: Sequence[Callable[[Fact], None]]
@@ -60,6 +62,7 @@ class Eyes:
     warn: Callable[..., None]
     status: Callable[[], None]
     reload: Callable[[], None]
+    upgrade: Callable[[], None]
 
 
 class Primary:
@@ -73,6 +76,10 @@ class Primary:
         opened: the listening sockets by name, owned from here on.
         seed: see :class:`Supervisor`.
         eyes: see :class:`Eyes`.
+        left: what a predecessor in this process has left.
+
+    Raises:
+        StateError, HandoverError: what was left cannot be taken over.
     """
 
     def __init__(
@@ -84,8 +91,10 @@ class Primary:
         opened: Mapping[str, Opened],
         seed: str,
         eyes: Eyes,
+        left: Handover | None = None,
     ) -> None:
         process.set_child_subreaper()
+        self._takes_over = left is not None
         self._first_pool = policy.pools[0].name
         self._loop = loop
         self._config = config
@@ -94,15 +103,20 @@ class Primary:
         self._beat_at = loop.time()
         self._beat: asyncio.TimerHandle | None = None
         self._zygote_outputs: dict[tuple[str, int], list[output.Output]] = {}
-        self._generation = 1
+        self._generation = 1 if left is None else left.generation
         self._tried: dict[int, Config] = {}
         self._editions = Editions()
         self.supervisor = Supervisor(policy, seed)
+        if left is not None:
+            self.supervisor = bequest.rules(left, self.supervisor)
         self.listeners = Listeners(
             loop, opened, self._short, self._box_broken, shared(config), declared=config.listeners
         )
+        generations = {pool.name: pool.generation for pool in self.supervisor.view().pools}
         for name, pool in config.pools.items():
-            self._editions.add(name, 1, _edition(plans[name], pool, self.listeners.standing))
+            number = generations[name]
+            plan = replace(plans[name], load=replace(plans[name].load, generation=number))
+            self._editions.add(name, number, _edition(plan, pool, self.listeners.standing))
         self.children = Children(
             loop,
             self._report,
@@ -135,11 +149,15 @@ class Primary:
             on_settle=self._settle,
             on_exit=lambda code, reason: self._exit.set_result(code),
         )
+        if left is not None:
+            bequest.adopt(left, self.children, self.listeners.standing)
         self._pump = Pump(loop, self.supervisor, self._executor, eyes.facts)
+        self.helpers: set[int] = set()  # children that the composition has started, and reaps
         self._orphans = Orphans(
             lambda: [
                 *(child.pid for child in self.children.by_id.values()),
                 *self._executor.zygote_pids(),
+                *self.helpers,
                 *self._hooks.pids(),
             ],
             lambda: self._executor.spawning,
@@ -154,7 +172,7 @@ class Primary:
         """Serve until the end; returns the exit code."""
         doors.open_all(self._loop, self._report, self._other_signal)
         self._turn()
-        self._pump.feed(Start())
+        self._pump.feed(Tick() if self._takes_over else Start())
         self._watch.start()
         try:
             return await self._exit
@@ -233,6 +251,24 @@ class Primary:
         allowed = self._config.shutdown.drain_timeout or SETTLE_WITHIN
         self._loop.call_later(min(allowed, SETTLE_WITHIN), self.listeners.hurry)
 
+    # -- upgrades ------------------------------------------------------------------------------------------------
+
+    def why_no_upgrade(self) -> str:
+        """Why this primary's code cannot be replaced now; empty if it can."""
+        return bequest.why_not(self._config, self.view())
+
+    def quiet(self) -> bool:
+        """Nothing is under way that could not be handed on."""
+        return bequest.is_quiet(self.view(), self._executor, self.children, self.listeners)
+
+    def handover(self) -> Handover:
+        """What there is to hand on of a quiet primary, apart from what the composition adds."""
+        return bequest.collect(self.supervisor, self.children, self.listeners, self._generation)
+
+    def bury(self) -> None:
+        """End the zygotes: this process is about to be another program."""
+        self._executor.bury()
+
     # -- what eyes read ------------------------------------------------------------------------------------------
 
     def view(self) -> View:
@@ -305,10 +341,10 @@ class Primary:
             self._eyes.status()
         elif number is signal.SIGHUP:
             self._eyes.reload()
-        elif number in (signal.SIGTTIN, signal.SIGTTOU):
-            self._report(Scale(self._first_pool, 1 if number is signal.SIGTTIN else -1))
+        elif number is signal.SIGUSR2:
+            self._eyes.upgrade()
         else:
-            self._eyes.warn("signal_ignored", f"{number.name}: {doors.SIGNALS[number].does}")
+            self._report(Scale(self._first_pool, 1 if number is signal.SIGTTIN else -1))
 
     def _zygote_output(self, pool: str, generation: int) -> tuple[int, int]:
         """Descriptors that a zygote prints to; as a worker's, its lines are told, tagged with the pool alone."""

@@ -32,7 +32,7 @@ class Shared:
         self.sock = sock
         self._loop = loop
         self._inherited = inherited
-        self._workers: set[int] = set()
+        self.workers: set[int] = set()
         self._closed: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty_seen = 0
@@ -47,11 +47,11 @@ class Shared:
 
     def add(self, worker: int) -> None:
         """The worker accepts from now on."""
-        self._workers.add(worker)
+        self.workers.add(worker)
 
     def remove(self, worker: int) -> None:
         """The worker is told to stop, or has ended."""
-        self._workers.discard(worker)
+        self.workers.discard(worker)
 
     def close(self, hand_on: bool, done: Callable[[], None]) -> None:
         """Let the workers empty the queue, then close the socket for all of them.
@@ -74,11 +74,11 @@ class Shared:
         """Empty twice: the second time for those whose handshake the first one overlapped."""
         self._timer = None
         try:
-            waiting = sockets.accept_queue(self.sock.fileno())[0] if self._workers else 0
+            waiting = sockets.accept_queue(self.sock.fileno())[0] if self.workers else 0
         except OSError:
             waiting = 0
         self._empty_seen = 0 if waiting else self._empty_seen + 1
-        if self._empty_seen >= 2 or not self._workers:
+        if self._empty_seen >= 2 or not self.workers:
             self._finish_close()
         else:
             self._timer = self._loop.call_later(LOOK_EVERY, self._look)

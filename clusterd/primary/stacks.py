@@ -42,6 +42,15 @@ class Stacks:
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
 
+    def fileno(self) -> int:
+        """The file; -1 once it is closed."""
+        return self._fd
+
+    @property
+    def quiet(self) -> bool:
+        """Nobody waits for an answer."""
+        return not self._waiting
+
     def ask(self, pidfd: int, done: Done) -> None:
         """Have ``done`` called, once and never at once, with the worker's stacks or a sentence why there are none.
 

@@ -101,8 +101,10 @@ class Leftovers:
     def __init__(self, loop: asyncio.AbstractEventLoop, run_dir: str, allowed: float | None) -> None:
         self.pids: dict[int, int] = {}  # pid -> pidfd
         self._loop = loop
+        # A child is none of an earlier primary's: those have no parent any more, or one outside of here.
+        own = {os.getpid(), *process.children()}
         for pid in cgroup.processes():
-            if pid != os.getpid():
+            if pid not in own:
                 self._watch(pid, run_dir)
         self._timer = loop.call_later(allowed, self._kill) if self.pids and allowed is not None else None
 

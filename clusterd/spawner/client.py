@@ -110,6 +110,16 @@ class ZygoteClient:
         """A fork is on its way: a child of ours may exist that nobody has told us of yet."""
         return bool(self._flying)
 
+    @property
+    def quiet(self) -> bool:
+        """No fork is on its way or waits."""
+        return not (self._flying or self._waiting)
+
+    def bury(self) -> None:
+        """End it by force before this process execs: it would take the loss of its socket for the primary's death."""
+        if self._pidfd >= 0:
+            pidfd.send_signal(self._pidfd, signal.SIGKILL)
+
     def start(self) -> None:
         """Start the process; the owner hears of it later, also of a failure."""
         try:

@@ -21,6 +21,7 @@ class Notifier:
         available: whether the environment names a socket, reachable or not.
         watchdog: seconds within which the manager wants ``WATCHDOG=1`` again and again (sd_watchdog_enabled(3));
             ``None`` if it does not, or not from this process.
+        variables: those of the environment that say so, as they were.
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None, *, unset: bool = False) -> None:
@@ -31,6 +32,7 @@ class Notifier:
             unset: take the variables out of ``environ``, so that programs started later do not speak for this one.
         """
         environ = os.environ if environ is None else environ
+        self.variables = {variable: environ[variable] for variable in _VARIABLES if variable in environ}
         name, usec, pid = (environ.get(variable, "") for variable in _VARIABLES)
         if unset:
             for variable in _VARIABLES:

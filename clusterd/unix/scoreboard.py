@@ -39,32 +39,36 @@ class Board:
     """One mapping of a scoreboard.
 
     Attributes:
+        fd: of the memory, where it was asked for; -1 elsewhere.
         words: the words as unsigned integers, ``words[i]`` to read, ``words[i] = n`` to write where writable.
     """
 
-    __slots__ = ("_bytes", "_map", "words")
+    __slots__ = ("_bytes", "_map", "fd", "words")
 
-    def __init__(self, mapping: mmap.mmap) -> None:
+    def __init__(self, mapping: mmap.mmap, fd: int = -1) -> None:
         """Use ``attach``."""
+        self.fd = fd
         self._map = mapping
         self._bytes = memoryview(mapping)
         self.words = self._bytes.cast("Q")
 
     @classmethod
-    def attach(cls, fd: int, words: int, *, writable: bool) -> "Board":
+    def attach(cls, fd: int, words: int, *, writable: bool, keep: bool = False) -> "Board":
         """Map a scoreboard. The caller may close ``fd`` at once; the mapping holds a copy of it (Python's mmap does).
 
         Args:
             fd: of ``create``, by inheritance or SCM_RIGHTS.
             words: how many words it has.
             writable: False gives a mapping in which writing raises TypeError.
+            keep: hold a copy of ``fd`` as the attribute, until ``close``.
 
         Raises:
             ValueError: the memory is smaller than that, so touching it would be fatal.
             OSError: EBADF, EACCES, ENOMEM, EMFILE.
         """
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        return cls(mmap.mmap(fd, words * WORD, mmap.MAP_SHARED, protection))
+        mapping = mmap.mmap(fd, words * WORD, mmap.MAP_SHARED, protection)
+        return cls(mapping, os.dup(fd) if keep else -1)
 
     @property
     def bytes(self) -> memoryview:
@@ -80,3 +84,6 @@ class Board:
         self.words.release()
         self._bytes.release()
         self._map.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

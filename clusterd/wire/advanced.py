@@ -77,6 +77,10 @@ class Frames:
         self._max = max_size
         self._held = bytearray()
 
+    def rest(self) -> bytes:
+        """The beginning of a frame whose end has not come."""
+        return bytes(self._held)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yields what every completed frame holds; to be run to its end before the next call.
 

@@ -125,6 +125,16 @@ class Channel:
         """Nothing waits here, to be written or to be acknowledged: the channel may close without loss."""
         return not (self._ready or self._waiting or self._flight)
 
+    @property
+    def unread(self) -> bytes:
+        """The beginning of a message whose end has not come: what a channel that goes on in this one's place is fed."""
+        return self._lines.rest()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is owed on either side: no message waits, no handle is on its way, no question is open."""
+        return self.settled and not (self._asked or self._unpaired or self._broken or self._closed)
+
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Received]:
         """Takes what one ``recvmsg`` brought and returns the messages it completed; acknowledgements may be owed now.
 

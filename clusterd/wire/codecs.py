@@ -11,6 +11,7 @@ class Cutter(Protocol):
     """Cuts a byte stream into values' bytes."""
 
     def feed(self, data: bytes) -> Iterator[bytes]: ...
+    def rest(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

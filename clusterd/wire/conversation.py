@@ -122,6 +122,11 @@ class Conversation:
         self._flush()
         return seq
 
+    @property
+    def quiet(self) -> bool:
+        """All that was said has been written, and no answer is awaited."""
+        return self.channel.quiet and not self._answers and self._stream is not None and not self._stream.pending()
+
     def close(self) -> None:
         """End it: what can be written is written, what was under way is given back."""
         if self._stream is not None:

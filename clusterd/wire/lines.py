@@ -43,6 +43,10 @@ class Lines:
         self._max = max_line
         self._partial = bytearray()
 
+    def rest(self) -> bytes:
+        """The beginning of a line whose end has not come."""
+        return bytes(self._partial)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yields every line that ``data`` completes, without its end; to be run to its end before the next call.
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from clusterd.cli import cli
-from clusterd.cli.run import make_run_dir
+from clusterd.cli.rundir import make_run_dir
 from clusterd.client import places
 from clusterd.errors import HostError
 from tests.real.harness import HELLO, Launcher, Service

@@ -3,6 +3,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic_ns
 
 import pytest
 
@@ -162,3 +163,49 @@ def test_a_reason_with_a_line_break_is_one_line(manager: Manager) -> None:
 )  # fmt: skip
 def test_the_summary_says_what_matters(view: f.View, line: str) -> None:
     assert summary(view) == line
+
+
+# -- reloads -----------------------------------------------------------------------------------------------------------
+
+
+def ended(verdict: f.Verdict, reason: str) -> f.ReloadEnded:
+    return f.ReloadEnded(2, verdict, reason, "", 1.0)
+
+
+def test_a_reload_is_told_with_the_time_and_ready_is_said_after_it(manager: Manager) -> None:
+    before = monotonic_ns() // 1000
+    said = told(manager, Staged(), f.ReloadBegan(2, ("web",)), ended(f.Verdict.PROMOTED, "every worker is ready"))
+    assert said[0][0] == "RELOADING=1"
+    assert before <= int(said[0][1].removeprefix("MONOTONIC_USEC=")) <= monotonic_ns() // 1000
+    assert said[1][0] == "READY=1"
+    assert "failed" not in str(said)
+
+
+def test_a_reload_that_failed_is_ready_with_a_status_that_says_so(manager: Manager) -> None:
+    said = told(manager, Staged(), f.ReloadBegan(2, ("web",)), ended(f.Verdict.ROLLED_BACK, "no\nimport"))
+    assert said[-1] == ["READY=1", "STATUS=2/2 ready, generation 1; reload failed: no import"]
+
+
+def test_a_reload_that_was_refused_before_it_began_is_told_as_one(manager: Manager) -> None:
+    """A manager that has asked by a signal waits until it hears RELOADING (Type=notify-reload)."""
+    said = told(manager, Staged(), f.ReloadEnded(None, f.Verdict.REFUSED, "shop.toml:3: bad", "", 0.0))
+    assert [lines[0] for lines in said] == ["RELOADING=1", "READY=1"]
+    assert said[-1][1].endswith("reload failed: shop.toml:3: bad")
+
+
+def test_the_failure_is_told_until_the_next_reload(manager: Manager) -> None:
+    failed, promoted = ended(f.Verdict.ROLLED_BACK, "no"), ended(f.Verdict.PROMOTED, "yes")
+    said = told(manager, Staged(), f.ReloadBegan(2, ()), failed, f.ReloadBegan(3, ()), promoted)
+    assert [("failed" in lines[-1]) for lines in said] == [False, True, False, False]
+
+
+def test_one_that_a_stop_ends_is_not_called_ready(manager: Manager) -> None:
+    stopping = Staged(replace(healthy_view(), phase="draining"))
+    said = told(manager, stopping, f.StopBegan(False, "SIGTERM"), ended(f.Verdict.STOPPED, "asked to stop"))
+    assert "READY=1" not in str(said)
+
+
+def test_before_the_first_ready_a_reload_says_none(manager: Manager) -> None:
+    source = Staged(replace(healthy_view(), was_ready=False, ready=False))
+    said = told(manager, source, f.ReloadBegan(2, ()), ended(f.Verdict.ROLLED_BACK, "no"))
+    assert "READY=1" not in str(said)

@@ -13,7 +13,7 @@ from tests.ops.staged import ABOUT, Staged, healthy_view, pool_view, slot_view, 
 
 V1 = {
     "Status": {"api", "service", "pools", "leftovers", "time", "reload"},
-    "Service": {"name", "pid", "version", "state", "ready", "uptime", "run_dir", "monitoring", "listeners"},
+    "Service": {"name", "pid", "version", "state", "ready", "uptime", "run_dir", "monitoring", "listeners", "upgrades"},
     "Listener": {"name", "address", "backlog", "backlog_limit"},
     "Pool": {
         "name", "generation", "wanted", "ready", "min_ready", "given_up", "zygote", "preloaded", "slots", "leaving",

@@ -90,6 +90,7 @@ class Service:
         env: Mapping[str, str],
         through: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
+        python: str = sys.executable,
     ) -> None:
         self.run_dir = run_dir
         self.records: list[Record] = []
@@ -103,7 +104,7 @@ class Service:
         environment = inherited | {"NOTIFY_SOCKET": os.fspath(notify_path), "PYTHONUNBUFFERED": "1"} | dict(env)
         environment["CLUSTERD_RUN_DIR"] = os.fspath(run_dir)  # the mark that tests.procfs knows descendants by
         self.process = subprocess.Popen(
-            [*through, sys.executable, "-m", "clusterd", *arguments],
+            [*through, python, "-m", "clusterd", *arguments],
             cwd=cwd,
             env=environment,
             pass_fds=pass_fds,
@@ -245,10 +246,10 @@ class Service:
         (entry,) = (entry for entry in self.status()["pools"] if entry["name"] == pool)
         return [*(slot["worker"] for slot in entry["slots"] if slot["worker"]), *entry["leaving"]]
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
         """A command of the command line, sent to this primary by its run directory."""
         command = [sys.executable, "-m", "clusterd", *arguments, "--run-dir", os.fspath(self.run_dir)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
     # how it ends
 
@@ -369,9 +370,9 @@ class Launcher:
         path.write_text(toml(merged(base, settings or {})))
         return path
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, **how: Sequence[Any]) -> Service:
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, **how: Any) -> Service:
         """``clusterd run ARGUMENTS`` in :attr:`folder`, not awaited; ``how`` is ``through``, a command that execs it,
-        and ``pass_fds``, the descriptors that it inherits."""
+        ``pass_fds``, the descriptors that it inherits, and ``python``, what runs it."""
         service = Service(["run", *arguments], cwd=self.folder, run_dir=self.run_dir, env=env or {}, **how)
         self.services.append(service)
         return service

@@ -18,6 +18,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.needs("systemd-analyze"))
+            if not any(item.iter_markers("timeout")):
+                item.add_marker(pytest.mark.timeout(180))  # each of them starts a service, or several
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from tests.real.harness import merged, toml
 
 T = TypeVar("T")
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """Seconds that any single wait may take."""
 
 BOOT = Path(__file__).with_name("boot.sh")
@@ -239,6 +239,11 @@ class Unit:
         status = json.loads(self.clusterd("status", "--json").stdout)
         workers = [slot["worker"] for pool in status["pools"] for slot in pool["slots"] if slot["worker"]]
         return sum(worker["in_flight"] or 0 for worker in workers)
+
+    def workers(self) -> set[int]:
+        """Its workers' pids, as the machine counts."""
+        status = json.loads(self.clusterd("status", "--json").stdout)
+        return {slot["worker"]["pid"] for pool in status["pools"] for slot in pool["slots"] if slot["worker"]}
 
     def zygote(self) -> int:
         """The pid of its first zygote, as the machine counts."""

@@ -1,0 +1,129 @@
+"""An upgrade in place, from the side of the new code: what was left is taken over, or the old code is gone back to."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..config.load import Loaded
+from ..config.schema import Config
+from ..core.supervisor import Supervisor
+from ..errors import HostError
+from ..primary import bequest, handover
+from ..primary.handover import Handover, HandoverError, SocketState
+from ..primary.listeners import Opened
+from ..unix import local
+
+#: Where this code's installation really is, found out before anybody changes links.
+_HOME = os.path.realpath(sys.prefix)
+
+
+def inherited() -> Handover | None:
+    """What a predecessor in this process has left; ``None`` for a primary that begins.
+
+    Raises:
+        HandoverError: it cannot be read.
+    """
+    name = os.environ.pop(handover.VARIABLE, None)
+    back = os.environ.pop(handover.BACK, None)
+    if name is None:
+        return None
+    fd = int(name)
+    try:
+        left = handover.read(fd)
+        handover.close_again(left)
+    finally:
+        os.close(fd)
+    left.tried = back is None
+    if left.pid != os.getpid():
+        raise HandoverError(f"{handover.VARIABLE} is for process {left.pid}, and this is {os.getpid()}")
+    return left
+
+
+@contextmanager
+def going_back(left: Handover | None) -> Iterator[None]:
+    """If the block fails, become the old code once more, with the same state.
+
+    It has taken nothing over by then but what stays as it was. Only once: should that fail too, this process ends, and
+    the service manager starts another, with the listeners that it keeps.
+    """
+    try:
+        yield
+    except Exception as error:
+        if left is None or left.tried or not left.command:
+            raise
+        # Here, while the traceback still holds what was opened: nothing of it is closed.
+        state = handover.write(left)
+        handover.keep_open(left, state)
+        if left.caretaker >= 0:
+            os.set_inheritable(left.caretaker, True)
+        sys.stderr.write(f"clusterd: the new code failed, back to the old: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os.execve(left.command[0], [*left.command], os.environ | left.environment | {handover.VARIABLE: str(state)})
+
+
+def check(state: int, loaded: Loaded, fresh: Supervisor) -> None:
+    """The trial: whether this code could take over.
+
+    Args:
+        state: the descriptor of a copy of the state.
+        loaded: the configuration as it is now.
+        fresh: the rules as this code makes them.
+
+    Raises:
+        HandoverError, StateError: it could not.
+    """
+    left = handover.read(state)
+    fits(left, loaded)
+    bequest.rules(left, fresh)
+
+
+def fits(left: Handover, loaded: Loaded) -> None:
+    """Whether the configuration is the one that was in force.
+
+    Raises:
+        HandoverError: it is not.
+    """
+    if left.config_sha256 != loaded.sha256:
+        raise HandoverError("the configuration's file has changed since it was read; reload first")
+
+
+def opened(left: Handover, config: Config) -> dict[str, Opened]:
+    """The listening sockets, ours again."""
+    missing = config.listeners.keys() - left.listeners.keys()
+    if missing:
+        raise HandoverError(f"nothing was left of listeners {', '.join(sorted(missing))}")
+    found = {}
+    for name in config.listeners:
+        sock, bound = own(left.listeners[name])
+        found[name] = Opened(sock, bound, left.listeners[name].inherited)
+    return found
+
+
+def own(state: SocketState) -> tuple[socket.socket, local.Bound | None]:
+    """A listening socket, and its file if it has one.
+
+    Raises:
+        HostError: it is not open.
+    """
+    try:
+        sock = socket.socket(fileno=state.fd)
+        sock.setblocking(False)
+    except OSError as error:
+        raise HostError(f"descriptor {state.fd} was left and is no socket: {error.strerror}") from None
+    if not state.path:
+        return sock, None
+    return sock, local.Bound(sock, state.path, (state.device, state.inode) if state.inode else None)
+
+
+def old_words() -> tuple[str, ...]:
+    """What runs the code that runs now, whatever links to it are changed: the way back.
+
+    An installation that is exchanged as a whole (``current`` becomes a link to the next one) leaves the old one there.
+    """
+
+    def resolved(word: str) -> str:
+        return _HOME + word[len(sys.prefix) :] if word.startswith(sys.prefix + os.sep) else word
+
+    return tuple(map(resolved, [sys.executable, *sys.orig_argv[1:]]))

@@ -1,0 +1,204 @@
+"""An upgrade in place: the primary becomes what its command runs now, and nobody notices."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.procfs import wait_for
+from tests.real.harness import DEADLINE, Launcher, Service, kill
+from tests.real.looking import PIDS, app, ask, children, descriptors, pids_of, start
+
+SLOW = app("""
+import asyncio, os
+async def answer(path):
+    if path == "/slow":
+        while not os.path.exists("end"):
+            await asyncio.sleep(0.01)
+    return os.getpid()
+""")
+
+PATIENT = {"pools": {"web": {"http": {"keep_alive": "120s"}}}}
+"""Whatever the machine is busy with, a kept-alive connection is not closed for having been idle."""
+
+LONG = 60.0
+"""Seconds for an upgrade, which is two starts of an interpreter, one after the other."""
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def upgraded(service: Service, times: int = 1) -> None:
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgraded", LONG, count=times)
+    wait_for(lambda: service.status()["service"]["upgrades"] == times, DEADLINE, "a primary of new code")
+
+
+def test_workers_connections_and_books_outlive_the_primarys_code(launcher: Launcher) -> None:
+    service = start(launcher, app(PIDS), PATIENT)
+    before = pids_of(service)
+    uptime = service.status()["service"]["uptime"]
+    with service.client() as client:
+        client.request("GET", "/")
+        assert client.getresponse().read()
+        upgraded(service)
+        client.request("GET", "/")
+        assert client.getresponse().status == 200
+    assert pids_of(service) == before
+    assert {ask(service) for _ in range(4)} == set(before.values())
+    assert service.status()["service"]["uptime"] > uptime
+    metrics = service.metrics()
+    assert metrics.value("clusterd_worker_starts_total", pool="web") == 2
+    assert metrics.value("clusterd_connections_total", pool="web") == 5
+    assert metrics.value("clusterd_http_requests_total", pool="web") == 6
+    assert service.notified.count("READY=1") == 1
+
+
+def test_a_request_in_flight_is_answered_and_a_dead_worker_replaced_afterwards(launcher: Launcher) -> None:
+    service = start(launcher, SLOW)
+    with service.client() as client:
+        client.request("GET", "/slow")
+        wait_for(lambda: service.metrics().value("clusterd_http_requests_in_flight") == 1, DEADLINE, "the request")
+        upgraded(service)
+        (launcher.folder / "end").touch()
+        assert client.getresponse().status == 200
+    victim = min(pids_of(service).values())
+    mark = service.mark()
+    kill(victim)
+    service.wait_log("worker_exited", after=mark)
+    service.wait_log("worker_ready", after=mark)
+    assert victim not in pids_of(service).values()
+
+
+def test_no_descriptor_and_no_process_is_left_by_many(launcher: Launcher) -> None:
+    service = start(launcher, app(PIDS))
+    upgraded(service)
+    service.wait_log("zygote_ready", count=2)
+    wait_for(lambda: len(children(service.pid)) == 3, DEADLINE, "two workers and a zygote")
+    count = len(descriptors(service.pid))
+    for times in (2, 3):
+        upgraded(service, times)
+        service.wait_log("zygote_ready", count=times + 1)
+    wait_for(lambda: len(children(service.pid)) == 3, DEADLINE, "two workers and a zygote")
+    wait_for(lambda: len(descriptors(service.pid)) <= count, DEADLINE, "as many descriptors as before")
+
+
+def test_new_connections_are_answered_all_the_time(launcher: Launcher) -> None:
+    service = start(launcher, app(PIDS))
+    stop, answers, failures = threading.Event(), [], []
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                answers.append(service.get().status)
+            except OSError as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for times in (1, 2):
+        upgraded(service, times)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert set(answers) == {200}
+
+
+def test_the_command_waits_for_it_and_tells_of_it(launcher: Launcher) -> None:
+    service = start(launcher, app(PIDS))
+    checked = service.cli("upgrade", "--check", timeout=LONG)
+    assert (checked.returncode, checked.stdout) == (0, "the new code would take over\n")
+    assert not service.logged("upgraded")
+    done = service.cli("upgrade", timeout=LONG)
+    assert done.returncode == 0, done.stderr
+    assert f"pid {service.pid} as before" in done.stdout
+    assert [record["check"] for record in service.logged("audit", action="upgrade")] == [True, False]
+
+
+def test_a_file_that_has_changed_is_reloaded_first(launcher: Launcher) -> None:
+    service = start(launcher, app(PIDS))
+    path = launcher.folder / "clusterd.toml"
+    path.write_text(path.read_text() + "# changed\n")
+    refused = service.cli("upgrade", timeout=LONG)
+    assert refused.returncode == 4
+    assert "reload first" in refused.stderr
+    service.signal(signal.SIGUSR2)
+    assert "reload first" in service.wait_log("upgrade_refused")["reason"]
+    assert service.get().status == 200
+
+
+def test_new_code_that_does_not_work_is_found_out_before(launcher: Launcher) -> None:
+    """The environment that runs it is broken meanwhile: as by a package that was half unpacked."""
+    folder = launcher.folder / "broken"
+    (folder / "clusterd").mkdir(parents=True)
+    service = start(launcher, app(PIDS), env={"PYTHONPATH": os.fspath(folder)})
+    before = pids_of(service)
+    (folder / "clusterd" / "__init__.py").write_text("raise ImportError('half unpacked')\n")
+    refused = service.cli("upgrade", timeout=LONG)
+    assert refused.returncode == 4
+    assert "half unpacked" in refused.stderr
+    assert pids_of(service) == before
+    assert service.get().status == 200
+    (folder / "clusterd" / "__init__.py").unlink()
+    (folder / "clusterd").rmdir()
+
+
+IN_EARNEST = """
+import os
+if "CLUSTERD_UPGRADE" in os.environ:
+"""
+FAILS = {
+    "when imported": "    import sys; sys.modules['clusterd.primary.bequest'] = None",
+    "when it takes over": """
+    def fail(*arguments):
+        raise RuntimeError("it does not fit")
+    import clusterd.primary.bequest
+    clusterd.primary.bequest.adopt = fail
+""",
+}
+
+
+@pytest.mark.parametrize("fails", FAILS.values(), ids=FAILS)
+def test_code_that_fails_only_in_earnest_is_left_for_the_old(launcher: Launcher, tmp_path: Path, fails: str) -> None:
+    """`current` is a link to an installation; the next one passes its trial and fails when it matters."""
+    old, new, current = (tmp_path / name for name in ("old", "new", "current"))
+    for place in (old, new):
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", os.fspath(place)], check=True)
+        site = next((place / "lib").glob("python*/site-packages"))
+        (site / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    root = Path(__file__).parents[2]
+    site = next((new / "lib").glob("python*/site-packages"))
+    (site / "sitecustomize.py").write_text(IN_EARNEST + fails)
+    current.symlink_to(old)
+    (launcher.folder / "app.py").write_text(app(PIDS))
+    settings = {"pools": {"web": {"min_ready": 2}}}
+    config = launcher.configuration(settings)
+    service = launcher.run(
+        "--config", os.fspath(config), env={"PYTHONPATH": os.fspath(root)}, python=os.fspath(current / "bin/python")
+    ).wait_ready()
+    before = pids_of(service)
+    current.unlink()
+    current.symlink_to(new)
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgrade_failed", LONG)
+    assert pids_of(service) == before
+    assert ask(service) in before.values()
+    assert service.status()["service"]["upgrades"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_of_it_is_kept(launcher: Launcher, number: signal.Signals) -> None:
+    service = start(launcher, app(PIDS))
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgrading", LONG)
+    service.signal(number)
+    service.wait_log("upgraded", LONG)
+    if number is signal.SIGTERM:
+        assert service.wait_exit() == 0
+    else:
+        service.wait_log("reload_ended")
