@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,31 @@ def test_man_pages_and_completions_are_understood(installed: Machine) -> None:
         env={"PYTHONPATH": "", "_CLUSTERD_COMPLETE": "bash_complete", "COMP_WORDS": "clusterd gen", "COMP_CWORD": "1"},
     )
     assert "generate" in completed.stdout
+
+
+def test_a_newer_package_upgrades_the_running_service_in_place(
+    installed: Machine, shop: Packaged, tmp_path: Path
+) -> None:
+    before, workers = shop.main, shop.workers()
+    stop, failures, served = threading.Event(), [], []
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                served.append(shop.get())
+            except OSError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    install(installed, build(tmp_path, "--version", "99.0.0"))
+    shop.wait(lambda shop: shop.records("upgraded"), "a primary that has been upgraded")
+    shop.wait(lambda shop: shop.workers() == workers, "the same workers")
+    stop.set()
+    thread.join()
+    assert failures == []
+    assert served
+    assert (shop.main, shop.show("NRestarts")) == (before, ["0"])
 
 
 def test_it_is_removed_cleanly(machine: Machine, installed: Machine, package: Path, shop: Packaged) -> None:
