@@ -101,7 +101,7 @@ class AppMetrics:
         self._families.go_on(books.get("families", ()))
         for worker, (seen, computed) in books.get("read", {}).items():
             known = {(name, tuple((key, text) for key, text in labels)): value for name, labels, value in computed}
-            self._carried[worker] = seen, known
+            self._carried[int(worker)] = seen, known
 
     # -- what lies in the workers' memory ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 from time import monotonic
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
@@ -32,6 +33,9 @@ older by a few milliseconds; else a client that scrapes without pause would take
 
 BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0)
 """Upper bounds in seconds, for starts and drains alike: from a fork of a preloaded app to a long drain."""
+
+BOOKS = ("starts", "exits", "kills", "reloads", "reclaimed", "histograms")
+"""What is counted here, by the attributes' names without their underscore."""
 
 Labels = tuple[str, ...]
 
@@ -105,15 +109,20 @@ class Metrics:
 
     def books(self) -> dict[str, object]:
         """What has been counted so far, for another that goes on counting."""
-        return {name: getattr(self, f"_{name}") for name in ("starts", "exits", "kills", "reclaimed", "histograms")} | {
-            "tally": self._tally.books()
+        return {name: getattr(self, f"_{name}") for name in BOOKS} | {
+            "tally": self._tally.books(),
+            "last_reload": [self._last_reload.successful, self._last_reload.success_at],
+            "app": msgspec.json.encode(self.app.books()),  # one value, of what may be a hundred thousand
         }
 
     def go_on(self, books: dict[str, Any]) -> None:
         """Go on from another's books."""
-        for name in ("starts", "exits", "kills", "reclaimed", "histograms"):
+        for name in BOOKS:
             getattr(self, f"_{name}").update(books.get(name, {}))
         self._tally.go_on(books.get("tally", {}))
+        if "last_reload" in books:
+            self._last_reload = LastReload(*books["last_reload"])
+        self.app.go_on(msgspec.json.decode(books.get("app", b"{}")))
 
     def fact(self, fact: f.Fact) -> None:
         """Count what a fact says."""

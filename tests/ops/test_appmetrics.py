@@ -276,7 +276,6 @@ def test_another_goes_on_from_the_books_and_counts_nothing_twice() -> None:
     app.end(3, dead)
     before = page(app, memories)
     books = json.loads(json.dumps(app.books()))  # plain values
-    books["read"] = {int(worker): read for worker, read in books["read"].items()}
     for memory in memories.values():
         memory.reader = Reader(memory.board)  # another primary reads from the beginning
     other = AppMetrics()

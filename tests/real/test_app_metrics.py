@@ -303,6 +303,25 @@ def test_totals_under_load_are_exactly_what_the_clients_counted_though_workers_a
     assert service.metrics().value("app_seconds_count") == counted.total() + 1
 
 
+def test_counts_outlive_the_primarys_own_code(launcher: Launcher) -> None:
+    service = up(launcher, 2)
+    for _ in range(4):
+        service.get("/order?kind=tea")
+    kill(service.workers()[0]["pid"])
+    service.wait_log("worker_ready", count=3)
+    service.get("/order?kind=tea")
+    whole(service, "app_orders_total", 5)
+    before = service.metrics()
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgraded", 3 * DEADLINE)
+    wait_for(lambda: service.status()["service"]["upgrades"] == 1, DEADLINE, "a primary of new code")
+    page = service.metrics()
+    for name in ("app_imports_total", "app_orders_total", "app_seconds_count", "app_seconds_sum", "app_bytes_sum"):
+        assert page.value(name) == before.value(name), name
+    service.get("/order?kind=tea")
+    whole(service, "app_orders_total", 6)
+
+
 SCRIPT = """
 import asyncio
 from clusterd import cluster
