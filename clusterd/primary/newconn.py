@@ -1,8 +1,8 @@
 """Handing connections to workers that have no mailbox, Node's among them: ``newconn`` over the control channel.
 
 It takes the place of a mailbox's writing end (:class:`clusterd.unix.mail.Outbox`) in a :class:`.dispatch.Box`. One
-connection at a time is on its way, as Node has it; our copy stays open until the worker has accepted, so that it can go
-to another when the worker refuses or dies. Node itself loses it then.
+connection at a time is on its way, as Node has it, and one more waits in our end of the channel. Our copy stays open
+until the worker has accepted, so that it can go to another when the worker refuses or dies. Node itself loses it then.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Newconn:
         answered: connections that it has accepted.
     """
 
-    limit = 1
+    limit = 2
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Newconn:
         self._message = messages.newconn(key)
         self._on_room = on_room
         self._on_refused = on_refused
-        self._flying: Mail | None = None
+        self._flying: dict[int, Mail] = {}
         self._parked: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -61,8 +61,8 @@ class Newconn:
         return -1
 
     def queued(self) -> int:
-        """1 while it can be handed nothing, else 0."""
-        return int(self._flying is not None or self._parked is not None)
+        """How many it was handed and has not answered; as if it were full while it is parked."""
+        return self.limit if self._parked is not None else len(self._flying)
 
     @property
     def full(self) -> bool:
@@ -86,8 +86,8 @@ class Newconn:
         except OSError:
             os.close(ours)
             return Posted.SHORT
-        self._flying = Mail(payload, ours, False)
-        self._talk.ask(self._message, self._answer, theirs)
+        seq = self._talk.ask(self._message, self._answer, theirs)
+        self._flying[seq] = Mail(payload, ours, False)
         return Posted.SENT
 
     def _answer(self, received: Received) -> None:
@@ -95,16 +95,19 @@ class Newconn:
             answer = messages.read(received.message)
         except PeerError:
             answer = None
-        mail, self._flying = self._flying, None
+        was_full = self.full
+        mail = self._flying.pop(received.ack, None) if received.ack is not None else None
         if mail is None or mail.fd is None:
             return
         if isinstance(answer, messages.Reply) and answer.accepted:
             os.close(mail.fd)
             self.answered += 1
         else:
-            self._parked = self._loop.call_later(PARKED, self._unpark)
+            if self._parked is None and not self._closed:
+                self._parked = self._loop.call_later(PARKED, self._unpark)
             self._on_refused(mail)
-        self._on_room()
+        if was_full:
+            self._on_room()
 
     def _unpark(self) -> None:
         self._parked = None
@@ -112,8 +115,8 @@ class Newconn:
 
     def take_back(self) -> list[Mail]:
         """What it has not accepted, and will not: it is gone."""
-        mail, self._flying = self._flying, None
-        return [mail] if mail is not None else []
+        flying, self._flying = self._flying, {}
+        return list(flying.values())
 
     def close(self) -> None:
         """Hand it nothing more; what is on its way is the worker's, or ``take_back``'s. Harmless when repeated."""
