@@ -22,7 +22,7 @@ from tests.real.playground import APP, LIVES, own_launcher, up
 TALKING = {
     "status": (), "list": (), "ls": (), "describe": ("web/0",), "events": ("--no-follow",), "health": (),
     "logs": (), "scale": ("web", "+0"), "stacks": ("web/0",), "shutdown": (), "top": (), "monit": (),
-    "reload": (), "restart": (), "start": ("web",), "stop": ("web",),
+    "reload": (), "restart": (), "start": ("web",), "stop": ("web",), "upgrade": ("--check",),
 }  # fmt: skip
 """Commands that talk to a running service, and arguments."""
 

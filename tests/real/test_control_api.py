@@ -53,7 +53,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def tame(document: dict[str, Any]) -> dict[str, Any]:
     """The document, for a machine of two cores: no service is ended by it, and no pool is scaled to thousands."""
-    for path in ("/v1/shutdown", "/v1/pools/{pool}/stop"):
+    for path in ("/v1/shutdown", "/v1/upgrade", "/v1/pools/{pool}/stop"):
         del document["paths"][path]
     for name in ("WaitBody", "RestartBody", "ReloadBody"):
         found = document["components"]["schemas"][name]["properties"]
