@@ -47,6 +47,14 @@ def reload(generation: int, *pools: PoolPolicy) -> e.Reload:
     return e.Reload(generation, policy, frozenset(pool.name for pool in pools))
 
 
+def reloaded(workers: int, faults: int, *more: e.Event, preloads: tuple[bool, ...] = (True,), spares: int = 0) -> Small:
+    """A world that is reloaded once, and what follows."""
+    pool = small(workers, min_ready=workers, spares=spares)
+    world = Small(service_policy(pool, drain_timeout=2.0, linger=0.0), (reload(2, pool), *more), faults)
+    world.preloads = preloads
+    return world
+
+
 def prove(world: Small) -> None:
     found = explore(world)
     stuck = found.cannot_reach(found.goals, ("good", "owed"))
@@ -105,6 +113,15 @@ def test_one_worker_is_reloaded(plan: tuple[e.Event, ...], faults: int) -> None:
 
 def test_two_workers_are_reloaded() -> None:
     prove(Small(service_policy(small(2, min_ready=2), drain_timeout=2.0, linger=0.0), (reload(2, small(2)),), 0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_cannot_be_forked_again_is_reloaded(workers: int) -> None:
+    prove(reloaded(workers, 0, preloads=(False,)))
+
+
+def test_a_zygote_may_turn_out_to_be_of_either_kind() -> None:
+    prove(reloaded(1, 0, preloads=(True, False)))
 
 
 def test_a_pool_is_taken_out() -> None:
