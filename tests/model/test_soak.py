@@ -123,7 +123,7 @@ def size(world: Soaked) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_days_of_everything_leave_a_service_that_is_whole_and_has_not_grown() -> None:
-    seed = int(os.environ.get("SEED", random.SystemRandom().randrange(1_000_000)))
+    seed = int(os.environ.get("SEED", "1"))
     print(f"SEED={seed}")
     rng = random.Random(seed)
     world = Soaked(service_policy(*(_pool(name, 4, rng) for name in NAMES)))  # type: ignore[arg-type]

@@ -159,7 +159,11 @@ class Watched(World):
         if role == "holder":
             assert len(starts) <= most_starts(self.policies[spawn.pool].restart), "too many starts in a minute"
         if before is not None and before.given_up and after.given_up and after.candidate is None:
-            trying = [worker for worker in after.workers if worker.role == "holder" and worker.state in laws.WANTED]
+            trying = [  # what a reload that failed has left serves on, and tries nothing
+                worker
+                for worker in after.workers
+                if worker.role == "holder" and worker.state in laws.WANTED and worker.generation == after.generation
+            ]
             assert len(trying) <= 1, "a pool that has given up tries with more than one"
 
 
