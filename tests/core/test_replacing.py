@@ -230,3 +230,20 @@ def test_a_successor_that_ends_after_who_it_was_to_follow_counts_as_that_one_wou
     world.end(world.processes[heir], 1)
     assert not any(isinstance(command, c.Spawn) for command in world.commands)
     assert [fact.row for fact in world.facts if isinstance(fact, f.RestartScheduled)] == [1]
+
+
+def test_a_beat_ends_a_silence() -> None:
+    world = fleet(heartbeat_timeout=10.0)
+    for _ in range(4):
+        world.habits.silent.add(2)
+        world.run(8)
+        world.habits.silent.clear()
+        world.run(2)
+    assert not world.told(f.WorkerHung)
+
+
+def test_fewer_spares_are_kept_when_a_reload_says_so() -> None:
+    world = fleet(spares=2, canary=0.0)
+    world.reload(pool_policy(workers=4, spares=1, canary=0.0))
+    world.run(5)
+    assert [worker.role for worker in world.supervisor.view().pools[0].workers].count("spare") == 1
