@@ -364,3 +364,25 @@ def test_no_pool_rolls_before_the_canaries_of_all_have_proved_themselves() -> No
     assert world.generations() == [1, 1]
     world.run(6)
     assert world.verdict().verdict is Verdict.PROMOTED
+
+
+def test_new_code_does_not_wait_for_what_the_old_one_has_been_through() -> None:
+    world = fleet(service_policy(pool_policy(workers=2, canary=1.0)))
+    world.habits.boots = False
+    world.crash(1)
+    world.run(2)
+    assert world.supervisor.view().pools[0].slots[1].row > 1
+    world.habits.boots = True
+    world.reload()
+    world.run(2)
+    assert world.verdict().verdict is Verdict.PROMOTED
+    assert [slot.row for slot in world.supervisor.view().pools[0].slots] == [0, 0]
+
+
+def test_a_canary_is_heard_before_it_has_proved_itself_in_the_sleep_of_the_primary() -> None:
+    world = fleet()
+    world.reload()
+    world.run(2)
+    world.sleep(60)
+    world.run(0.9)
+    assert not world.told(f.RollBegan)
