@@ -306,7 +306,6 @@ MUTANTS = (
     Mutant("spares wait for ever", "converge.py", "[_admissions, _successions] if", "[_successions] if"),
     Mutant("spares are of no use in a lame duck", "converge.py", "else [_admissions]", "else []"),
     Mutant("spares of the old code stay", "converge.py", "workers[spare].generation == pool.generation\n", "True\n"),
-    Mutant("one spare too many is kept", "converge.py", "kept >= pool.policy.spares", "kept > pool.policy.spares"),
     Mutant(
         "a spare does not owe the delay of the place it takes",
         "workers.py",
