@@ -1,9 +1,10 @@
 """A configuration made from another program's: what could be carried over, and what not and why."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from clusterd.config.notation import toml_key, toml_text
+from clusterd.config.notation import printable, toml_key, toml_text
 
 Tables = dict[str, Any]
 
@@ -47,7 +48,12 @@ class Carried:
             if notes:
                 lines += ["#", f"# {head}"]
                 lines += ["#   " + " ".join(f"{name}: {why}".split()) for name, why in notes]
-        return "\n".join([*lines, "", *_tables(self.settings)]).rstrip() + "\n"
+        return "\n".join([*map(_comment, lines), "", *_tables(self.settings)]).rstrip() + "\n"
+
+
+def _comment(line: str) -> str:
+    """Comments may not hold control characters (TOML 1.0, "Comment"), and names come from anywhere."""
+    return printable("".join(repr(char)[1:-1] if unicodedata.category(char) == "Cc" else char for char in line))
 
 
 # Tables whose keys are the user's own stand on one line; so does what is small.

@@ -26,9 +26,9 @@ def milliseconds(value: Value) -> str:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(value, str) and re.fullmatch(r"\d+(ms|s|m|h|d)", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]+(ms|s|m|h|d)", value):
         return value
-    return f"{int(value)}ms"
+    return f"{_count(value)}ms"
 
 
 def memory(value: Value) -> str:
@@ -37,10 +37,18 @@ def memory(value: Value) -> str:
     Raises:
         ValueError: it is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG])B?", str(value), re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG])B?", str(value), re.IGNORECASE)
     if found:
         return f"{found[1]}{found[2].upper()}iB"
-    return str(int(value))
+    return str(_count(value))
+
+
+def _count(value: Value) -> int:
+    """A number of at least zero; of others ValueError."""
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"{number} is below zero")
+    return number
 
 
 def workers(value: Value) -> int | str:

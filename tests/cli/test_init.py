@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tomli
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clusterd.cli import cli, pm2_table
@@ -124,6 +124,7 @@ NAMES = [name for row in pm2_table.KEYS for name in row.theirs if "*" not in nam
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6), min_size=1, max_size=3))
+@example([{"script": "a.js", "cwd": "\x08"}, {"script": "\x08"}])
 def test_any_values_of_any_keys_become_toml_or_are_refused(apps: list[dict[str, Any]]) -> None:
     try:
         carried = carry_over(json.dumps({"apps": apps}))

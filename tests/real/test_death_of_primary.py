@@ -192,7 +192,7 @@ def test_what_outstays_its_drain_is_killed_by_the_new_primary(launcher: Launcher
         first.signal(signal.SIGKILL)
         second = successor(launcher, first, BRIEF)
         assert second.status()["leftovers"] == [worker.pid]
-        worker.wait_end(8)
+        worker.wait_end(20)
         assert second.stop() == 0
 
 
