@@ -229,6 +229,8 @@ class World:
             laws.hold_readiness(after, pool, heard)
             came_ready = {p.worker for p in own if p.counted_ready and p.generation <= pool.generation}
             laws.hold_drains(after, pool, self.facts, came_ready)
+        for pool in self.supervisor._pools.values():
+            assert len(pool.zygotes) <= 2 + len(self.zygotes), "zygotes that are gone are remembered"
 
     def may_go_by(self, pool: f.PoolView) -> list[PoolPolicy]:
         """The pool's policy, and the one that is tried out with a generation."""

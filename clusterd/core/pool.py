@@ -196,6 +196,18 @@ class Pool:
     def zygote_of(self, generation: int) -> Zygote:
         return self.zygotes.setdefault(generation, Zygote(generation))
 
+    @property
+    def on_its_way_out(self) -> bool:
+        """The configuration in force does not have it, or the reload that was to add it has failed."""
+        return self.leaving or (not self.generation and self.candidate is None)
+
+    def forget_zygotes(self) -> None:
+        """Those that are gone and will not come back: of generations that are neither the pool's nor tried out."""
+        for generation in [*self.zygotes]:
+            absent = self.zygotes[generation].state is ZygoteState.ABSENT
+            if absent and generation not in (self.generation, self.filling) and not self.tries_out(generation):
+                del self.zygotes[generation]
+
     def tries_out(self, generation: int) -> bool:
         """A reload has yet to find out whether this generation works here."""
         return self.candidate is not None and self.candidate.generation == generation

@@ -134,7 +134,7 @@ class Reloads:
             if reload.rolling and all(_complete(pool, workers) for pool in tried):
                 self._promote(reload, moment)
         for pool in list(self._pools.values()):
-            if not pool.wanted and (pool.leaving or not pool.generation) and pool.candidate is None:
+            if not pool.wanted and pool.on_its_way_out:
                 living = any(worker.pool == pool.name for worker in workers.values())
                 if not living and all(zygote.state is ZygoteState.ABSENT for zygote in pool.zygotes.values()):
                     del self._pools[pool.name]

@@ -153,7 +153,7 @@ class Supervisor:
     def _order(self, order: e.Scale | e.ScaleTo | e.StartPool | e.StopPool | e.Restart, moment: Moment) -> None:
         """An operator's order about one pool."""
         pool = self._pools.get(order.pool)
-        if pool is None or self._shutdown.phase is not Phase.RUNNING or pool.leaving:
+        if pool is None or self._shutdown.phase is not Phase.RUNNING or pool.on_its_way_out:
             return
         match order:
             case e.Scale(_, by):
@@ -236,6 +236,8 @@ class Supervisor:
             while steps := converge(pool, self._workers.table, moment.now, replacing=running):
                 for step in steps:
                     self._take(pool, step, moment)
+        for pool in self._pools.values():
+            pool.forget_zygotes()
         self._judge_readiness(moment)
         if not self._shutdown.workers_wanted:
             self._finish(moment)

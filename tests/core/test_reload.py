@@ -386,3 +386,22 @@ def test_a_canary_is_heard_before_it_has_proved_itself_in_the_sleep_of_the_prima
     world.sleep(60)
     world.run(0.9)
     assert not world.told(f.RollBegan)
+
+
+def test_a_pool_whose_addition_was_rolled_back_takes_no_orders() -> None:
+    world = fleet(service_policy(pool_policy(workers=2)))
+    world.habits.boots, world.habits.kill_time = False, 1.0
+    world.reload(pool_policy(workers=2), pool_policy("new"))
+    while not world.told(f.ReloadEnded):
+        world.run(0.01)
+    world.give(e.Scale("new", 2))
+    world.run(5)
+    assert [pool.name for pool in world.supervisor.view().pools] == ["web"]
+
+
+def test_zygotes_that_are_gone_are_forgotten() -> None:
+    world = fleet()
+    for _ in range(5):
+        world.reload()
+        world.run(12)
+    assert list(world.supervisor._pools["web"].zygotes) == [6]
