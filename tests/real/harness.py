@@ -90,7 +90,7 @@ class Service:
         env: Mapping[str, str],
         through: Sequence[str] = (),
         pass_fds: Sequence[int] = (),
-        python: str = sys.executable,
+        python: str | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.records: list[Record] = []
@@ -104,7 +104,7 @@ class Service:
         environment = inherited | {"NOTIFY_SOCKET": os.fspath(notify_path), "PYTHONUNBUFFERED": "1"} | dict(env)
         environment["CLUSTERD_RUN_DIR"] = os.fspath(run_dir)  # the mark that tests.procfs knows descendants by
         self.process = subprocess.Popen(
-            [*through, python, "-m", "clusterd", *arguments],
+            [*through, python or sys.executable, "-m", "clusterd", *arguments],
             cwd=cwd,
             env=environment,
             pass_fds=pass_fds,
