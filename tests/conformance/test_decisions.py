@@ -71,9 +71,10 @@ def test_what_a_listener_raises_goes_to_the_loops_handler_once_and_harms_nobody(
         else:
             @cluster.worker.on("message")
             async def _(message, handle):
-                loop = asyncio.get_running_loop()
-                loop.set_exception_handler(lambda loop, context: say("caught", type(context["exception"]).__name__))
-                cluster.worker.disconnect()
+                def handle_it(loop, context):
+                    say("caught", type(context["exception"]).__name__)
+                    cluster.worker.disconnect()
+                asyncio.get_running_loop().set_exception_handler(handle_it)
                 await cluster.create_server(Echo, "127.0.0.1", int(os.environ["PORT"]))
             cluster.worker.on("message", lambda *what: say("the other one"))
             cluster.run()
