@@ -81,9 +81,9 @@ class Reloader:
                 policy = configuration.policy(config, cpus=cgroup.cpu_count())
                 self.hashes = {generation: found.sha256}
                 self._primary.reload(generation, config, policy, plans)
-            except UsageError:
-                raise
             except ClusterdError as error:
+                if pool and isinstance(error, UsageError):
+                    raise  # whoever named a pool is there to be told
                 lines = str(error).splitlines()
                 more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
                 self._primary.refuse_reload(f"{lines[0]}{more}", str(error) if more else "")

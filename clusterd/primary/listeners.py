@@ -184,7 +184,7 @@ class Listeners:
         Raises:
             HostError: one of them cannot be had; the new ones are closed again.
         """
-        known = {one for tried in self._tried.values() for one in tried.values()} | {*self.standing.values()}
+        known = {*self._trying(), *self.standing.values()}
         found: dict[str, Standing] = {}
         with ExitStack() as if_it_fails:
             for name, listener in declared.items():
@@ -209,6 +209,10 @@ class Listeners:
             if_it_fails.pop_all()
         self._tried[generation] = found
         return found
+
+    def _trying(self) -> list[Standing]:
+        """Those of generations that have no verdict yet."""
+        return [one for tried in self._tried.values() for one in tried.values()]
 
     def _same(self, name: str, listener: Listener, one: Standing) -> bool:
         declared = one.declared
@@ -241,11 +245,12 @@ class Listeners:
         A unix socket's file goes first: whoever comes from now on is refused by the path, and what is in the queue is
         accepted before the socket is closed.
         """
-        tried = [one for tried in self._tried.values() for one in tried.values()]
         for one in self._leaving:  # these have somebody who waits for them already: they are to hurry
             if not hand_on:
                 one.queue.close(False, lambda: None)
-        self._close([*{id(one.queue): one for one in [*self.standing.values(), *tried]}.values()], hand_on, done)
+        self._close(
+            [*{id(one.queue): one for one in [*self.standing.values(), *self._trying()]}.values()], hand_on, done
+        )
 
     def _close(self, standing: Sequence[Standing], hand_on: bool, done: Callable[[], None]) -> None:
         waiting = {id(one.queue) for one in standing}
@@ -270,11 +275,10 @@ class Listeners:
 
     def remove_files(self) -> None:
         """Take away the files that we made."""
-        for one in [*self.standing.values(), *(one for tried in self._tried.values() for one in tried.values())]:
+        for one in [*self.standing.values(), *self._trying()]:
             one.opened.remove()
 
     def discard(self) -> None:
         """At the very end: close what was accepted and could be handed to nobody."""
-        tried = [one for tried in self._tried.values() for one in tried.values()]
-        for one in [*self.standing.values(), *tried, *self._leaving]:
+        for one in [*self.standing.values(), *self._trying(), *self._leaving]:
             one.queue.discard()

@@ -212,3 +212,12 @@ def test_without_preload_no_old_worker_goes_before_all_the_new_are_ready(launche
     events = [(record["event"], record.get("generation")) for record in service.records[mark:]]
     names = [event for event, _ in events]
     assert events[: names.index("worker_draining")].count(("worker_ready", 2)) == 3
+
+
+def test_a_file_that_is_gone_refuses_the_reload(launcher: Launcher) -> None:
+    write(launcher, source("one"))
+    config = launcher.configuration(FAST)
+    service = launcher.run().wait_ready()  # it finds ./clusterd.toml
+    config.rename(config.with_suffix(".away"))
+    assert reload(service)["verdict"] == "refused"
+    assert versions(service) == {"one"}
