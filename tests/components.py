@@ -25,7 +25,7 @@ TEST_PACKAGES = (
 )
 """Program to package, for ``make test``."""
 
-BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk", "debootstrap": "debootstrap"}
+BENCH_PACKAGES = TEST_PACKAGES | {"wrk": "wrk", "debootstrap": "debootstrap", "npm": "npm"}
 """Program to package, for ``make bench``."""
 
 PACKAGES = TEST_PACKAGES | BENCH_PACKAGES

@@ -31,16 +31,19 @@ _CLOSE: Final = (b"connection", b"close")
 
 
 class Open(set[Any]):
-    """The connections: a set that keeps its size in the scoreboard, and says when it has become empty."""
+    """The connections: a set that keeps its size in the scoreboard, and says when it has become empty.
+
+    Its ``add`` is the set's own, for uvicorn calls it once more for each connection that is there already: whoever adds
+    one calls ``count``.
+    """
 
     def __init__(self, words: memoryview, on_empty: Callable[[], object]) -> None:
         super().__init__()
         self._words = words
         self._on_empty = on_empty
 
-    def add(self, item: Any) -> None:
-        """As ``set.add``."""
-        set.add(self, item)
+    def count(self) -> None:
+        """Write down how many they are."""
         self._words[_OPEN] = len(self)
 
     def discard(self, item: Any) -> None:
@@ -82,14 +85,14 @@ class Connections:
         self.watches = watches
         self.changed = asyncio.Event()
         self.state = ServerState()
-        self.state.connections = Open(words, self.changed.set)
+        self._open = self.state.connections = Open(words, self.changed.set)
         self._loop = loop
         self._config = config
         self._words = words
         self.observe = REQUEST.observer(words)
         self._linger = linger
         self._patient_until = 0.0
-        self._http = extend(config, self)
+        self._http, self._arriving = extend(config, self)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._complaints = Complaints()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
@@ -106,8 +109,10 @@ class Connections:
         Raises:
             OSError: asyncio cannot use this socket; it stays the caller's.
         """
-        protocol = self._http(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
-        if door.plain:
+        plain = door.plain
+        kind = self._http if plain else self._arriving
+        protocol = kind(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        if plain:
             self._enter(sock, protocol, token)
         else:
             self._let_arrive(sock, protocol, token, door)
@@ -116,17 +121,19 @@ class Connections:
 
     def _enter(self, sock: socket.socket, protocol: Any, token: Taken) -> None:
         """The next byte is HTTP's."""
-        try:
-            early = sock.recv(EARLY, _DONTWAIT)
-        except OSError:
-            early = b""  # nothing yet; or a fault, which the transport will find
-        if early:
-            token.read()
-            protocol.early = early
-        else:
-            protocol.token = token
+        if token.bounded:  # to read at once frees its place; else the try costs more than the turn that it spares
+            try:
+                early = sock.recv(EARLY, _DONTWAIT)
+            except OSError:
+                early = b""  # nothing yet; or a fault, which the transport will find
+            if early:
+                token.read()
+                protocol.early = early
+            else:
+                protocol.token = token
         # connection_made does so too, but a turn later, and a drain may look in between.
-        self.state.connections.add(protocol)
+        self._open.add(protocol)
+        self._open.count()
         if self._make_transport is not None:
             # asyncio's own step behind connect_accepted_socket, without the task and the future around it: 10 us less.
             try:
@@ -189,7 +196,8 @@ class Connections:
             sock.close()
 
         sock.setblocking(False)
-        self.state.connections.add(protocol)
+        self._open.add(protocol)
+        self._open.count()
         arrival = Arrival(self._loop, sock, door, token, protocol, enter, fail)
         protocol.arrival = arrival
         arrival.go()
@@ -220,6 +228,10 @@ class Connections:
             return
         if not isinstance(error, OSError):  # one that was gone before it was here is no news
             logger.error("a connection could not be served", exc_info=error)
+
+    def upgraded(self) -> None:
+        """A connection has become another kind of connection."""
+        self._open.count()
 
     def count(self, status: int) -> None:
         """A response has begun."""

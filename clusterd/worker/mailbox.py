@@ -68,7 +68,13 @@ class Handed(socket.socket):
 
 
 class Taken(Protocol):
-    """What whoever serves a connection owes to whoever took it."""
+    """What whoever serves a connection owes to whoever took it.
+
+    Attributes:
+        bounded: how many may be taken and not read is limited, and this is one of them until ``read`` is called.
+    """
+
+    bounded: bool
 
     def read(self) -> None:
         """The first byte is read, or the connection is closed: to be called before its descriptor is. Idempotent."""
@@ -78,6 +84,7 @@ class Token:
     """A connection's place among those not yet read. Whoever serves the connection calls ``read``."""
 
     __slots__ = ("_intake", "fd", "taken_ns")
+    bounded = True
 
     def __init__(self, intake: "Intake", fd: int, taken_ns: int) -> None:
         self._intake = intake

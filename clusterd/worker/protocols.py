@@ -54,9 +54,16 @@ class Owner(Protocol):
     def let_linger(self, protocol: Any) -> None:
         """Nothing is under way on this connection: close it after a while."""
 
+    def upgraded(self) -> None:
+        """A connection has become another kind of connection."""
 
-def extend(config: uvicorn.Config, owner: Owner) -> Callable[..., Any]:
-    """Put counting into uvicorn's classes for this configuration, which fits; returns the HTTP protocol's."""
+
+def extend(config: uvicorn.Config, owner: Owner) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Put counting into uvicorn's classes for this configuration, which fits.
+
+    Returns:
+        The HTTP protocols: for what begins with HTTP, and for what a proxy's header or TLS come before.
+    """
     base = config.http_protocol_class
     # Responses that uvicorn gives of itself, 500 after an exception and 503, pass through no other place than the
     # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.
@@ -66,7 +73,7 @@ def extend(config: uvicorn.Config, owner: Owner) -> Callable[..., Any]:
     if websocket is not None:
         config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
     added = {"owner": owner, "data_received": _reading(base, bounded=not hasattr(base, "handle_events"))}
-    return type("WorkerHttp", (Http, base), added)
+    return type("WorkerHttp", (Http, base), added), type("WorkerArriving", (Arriving, base), added)
 
 
 def fit(config: uvicorn.Config) -> None:
@@ -201,24 +208,22 @@ class Http(asyncio.Protocol):
     early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.arrival = None
         super().connection_made(transport)
-        if self.told is not None and self.told.client is not None:
-            self.client, self.server = self.told.client, self.told.server
-        connection = transport.get_extra_info("ssl_object")
-        if connection is not None:
-            self.app = _telling(self.app, tls.extension(connection, self.certificate))
+        if self.early:
+            self._begin(transport)
+
+    def _begin(self, transport: Any) -> None:
+        """What was read of it before it had a transport comes first."""
         early, self.early = self.early, b""
-        if early:
-            try:
-                self.data_received(early)
-            except BaseException:
-                # Of an exception in data_received a transport makes an end; in here it would leave the client hanging.
-                transport.abort()  # type: ignore[attr-defined]
-                raise
-            if self.flow.read_paused:
-                # The transport begins to read after this, whatever it was told in the meantime.
-                self.loop.call_soon(transport.pause_reading)  # type: ignore[attr-defined]
+        try:
+            self.data_received(early)
+        except BaseException:
+            # Of an exception in data_received a transport makes an end; in here it would leave the client hanging.
+            transport.abort()
+            raise
+        if self.flow.read_paused:
+            # The transport begins to read after this, whatever it was told in the meantime.
+            self.loop.call_soon(transport.pause_reading)  # type: ignore[attr-defined]
 
     def free(self) -> None:
         """The connection is not unread any more."""
@@ -238,6 +243,23 @@ class Http(asyncio.Protocol):
         """After a turn that took long the timer and the next request are due together: the request wins."""
         if self.transport.is_closing() or not waiting(self):
             super().timeout_keep_alive_handler()  # type: ignore[misc]
+
+
+class Arriving(Http):
+    """… where a proxy's header or TLS come before HTTP."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.arrival = None
+        early, self.early = self.early, b""
+        super().connection_made(transport)
+        if self.told is not None and self.told.client is not None:
+            self.client, self.server = self.told.client, self.told.server
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            self.app = _telling(self.app, tls.extension(connection, self.certificate))
+        if early:
+            self.early = early
+            self._begin(transport)
 
 
 def _telling(app: Any, extension: dict[str, Any]) -> Callable[[Any, Any, Any], Any]:
@@ -272,6 +294,7 @@ class WebSocket(asyncio.Protocol):
             app = _telling(app, tls.extension(connection, http.certificate))
         self.app = counted
         super().connection_made(transport)
+        self.owner.upgraded()
         if http.told is not None and http.told.client is not None:
             self.client, self.server = http.told.client, http.told.server
 

@@ -37,6 +37,7 @@ class Accepted:
     """The token of a connection that nobody bounds: see :class:`clusterd.worker.mailbox.Taken`."""
 
     __slots__ = ()
+    bounded = False
 
     def read(self) -> None:
         """Of no consequence here."""
@@ -156,12 +157,15 @@ class Accepting:
         Raises:
             OSError: as :func:`clusterd.unix.sockets.accept`.
         """
-        # The open file description is shared with every worker and may be so with whoever passed the socket: one who
-        # makes it blocking would have the loser of a race for a connection wait in accept.
-        source.sock.setblocking(False)
         words, more, count = self._words, source.more, 0
         # All workers are woken for each connection, and one gets it. To ask first costs a third of an accept in vain.
-        while count < A_TURN and more(0) and (accepted := accept(source.sock)) is not None:
+        while count < A_TURN and more(0):
+            # The open file description is shared with every worker and may be so with whoever passed the socket: one
+            # who makes it blocking would have the loser of a race for a connection wait in accept.
+            source.sock.setblocking(False)
+            accepted = accept(source.sock)
+            if accepted is None:
+                break
             count += 1
             words[_TAKEN] += 1
             words[source.word] += 1

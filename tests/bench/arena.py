@@ -175,6 +175,17 @@ def node_cluster(*, workers: int = WORKERS) -> Iterator[Server]:
         yield server
 
 
+def npm_program(package: str) -> str:
+    """The program of a package of npm's, installed beside the Python packages the first time that it is asked for."""
+    place = Path(sys.prefix) / "npm"
+    program = place / "node_modules/.bin" / package
+    if not program.exists():
+        place.mkdir(exist_ok=True)
+        flags = ["--prefix", str(place), "--no-audit", "--no-fund", "--ignore-scripts"]
+        subprocess.run(["npm", "install", *flags, package], check=True, stdout=subprocess.DEVNULL)
+    return str(program)
+
+
 @dataclass
 class Load:
     """What wrk saw."""

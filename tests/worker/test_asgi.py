@@ -132,7 +132,9 @@ def test_websockets_echo_and_are_counted_as_switched(start: Start) -> None:
     with websocket("ws://x/", sock=engine.connect()) as client:
         client.send("one")
         assert client.recv(timeout=5) == "one"
+        assert engine.row(Row.CONNECTIONS_OPEN) == 1
     assert engine.row(Row.REQUESTS_1XX) == 1
+    wait_for(lambda: engine.row(Row.CONNECTIONS_OPEN) == 0, 5)
 
 
 def test_headers_of_a_trusted_proxy_are_believed_and_those_of_others_are_not(start: Start) -> None:
