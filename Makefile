@@ -16,7 +16,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m tests.components --install
-	$(BIN)/python -m pytest --ignore=tests/bench $(ARGS)
+	$(BIN)/python -m tests.lanes $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

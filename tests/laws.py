@@ -43,7 +43,7 @@ def _promote_what_is_whole(generation: int | None, were: dict[str, f.PoolView], 
     """A generation is promoted when every slot has a ready worker of it."""
     for pool in after.pools:
         if pool.generation == generation and pool.name in were:
-            new = {worker.slot for worker in _ready(pool) if worker.generation == generation}
+            new = {worker.slot for worker in _ready(pool) if worker.generation == generation} | _held(pool)
             assert set(range(min(pool.wanted, were[pool.name].wanted))) <= new, "promoted before all were ready"
 
 
@@ -54,14 +54,19 @@ def _fallen(event: e.Event, facts: list[f.Fact]) -> set[int]:
 
 
 def _keep_what_is_ready(before: f.PoolView, after: f.PoolView, fallen: set[int]) -> None:
-    """A slot that is wanted and has a ready worker has one after any event, unless that one has fallen."""
+    """A slot that is wanted and has a ready worker has one after any event, unless that has fallen or it is held."""
     had = {worker.slot for worker in _ready(before) if worker.id not in fallen} & set(range(after.wanted))
+    had -= _held(after)
     has = {worker.slot for worker in _ready(after)}
     assert had <= has, "ready workers were given up before others were ready in their place"
 
 
 def _ready(pool: f.PoolView) -> list[f.WorkerView]:
     return [worker for worker in pool.workers if worker.state == "ready" and worker.role in ("holder", "successor")]
+
+
+def _held(pool: f.PoolView) -> set[int]:
+    return {slot.index for slot in pool.slots if slot.held}
 
 
 def hold_pool(before: f.PoolView | None, pool: f.PoolView, policies: list[PoolPolicy], hurried: bool) -> None:
@@ -79,6 +84,8 @@ def hold_pool(before: f.PoolView | None, pool: f.PoolView, policies: list[PoolPo
     spares = max((policy.spares for policy in policies), default=0)
     assert len(unasked) - len(placed) <= spares, "more spares than asked for"
     assert all(worker.slot < pool.wanted for worker in placed), "a worker in a slot that is not wanted"
+    assert not _held(pool) & {worker.slot for worker in placed}, "a worker in a slot that an operator holds empty"
+    assert _held(pool) <= set(range(pool.wanted)), "a slot that is not wanted is held"
     for role in ("holder", "successor"):
         slots = [worker.slot for worker in placed if worker.role == role]
         assert len(set(slots)) == len(slots), f"a slot has more than one {role}"
@@ -90,7 +97,7 @@ def hold_pool(before: f.PoolView | None, pool: f.PoolView, policies: list[PoolPo
     if pool.candidate is None and not pool.given_up:
         idle = [one for one in pool.workers if one.role == "spare" and one.state == "ready"]
         vacant = [slot for slot in pool.slots if slot.index < pool.wanted and slot.worker is None and not slot.given_up]
-        vacant = [slot for slot in vacant if slot.index not in {worker.slot for worker in placed}]
+        vacant = [slot for slot in vacant if not slot.held and slot.index not in {worker.slot for worker in placed}]
         fit = [one for one in idle if one.generation == pool.generation]
         assert not (vacant and fit), "a spare is ready and a place is vacant"
 

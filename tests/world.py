@@ -139,6 +139,7 @@ class World:
         self.last_spawned = 0
         self.preloads: tuple[bool, ...] = (True,)  # what a zygote may turn out to be
         self.before = self.after = self.supervisor.view()
+        self.wake: float | None = None  # when the core wants its next tick, as it said after the last event
         self.commands: list[c.Command] = []
         self.facts: list[f.Fact] = []
 
@@ -155,7 +156,7 @@ class World:
         for command in self.commands:
             assert self.exit is None, f"{command} after Exit"
             self.obey(command)
-        due = self.supervisor.deadline()
+        self.wake = due = self.supervisor.deadline()
         assert due is None or due > self.now, f"a tick is asked for at the same moment, after {event}"
         self.check(event)
 
@@ -246,9 +247,8 @@ class World:
 
     def tick(self, late: float = 0.0) -> None:
         """Jump to the deadline, or past it."""
-        due = self.supervisor.deadline()
-        assert due is not None
-        self.now = due + late
+        assert self.wake is not None
+        self.now = self.wake + late
         self.give(e.Tick())
 
     def ended(self) -> bool:
@@ -259,12 +259,12 @@ class World:
         return self.supervisor.view().ready
 
     def goal(self) -> bool:
-        """As many workers serve as are wanted, of one generation, and the primary knows; or all has ended."""
+        """As many workers serve as are wanted and not held, of one generation, and it is known; or all has ended."""
         if self.exit is not None:
             return True
         view = self.supervisor.view()
         whole = all(
-            pool.ready == pool.wanted
+            pool.ready == pool.wanted - sum(slot.held for slot in pool.slots)
             and all(worker.generation == pool.generation for worker in pool.workers if worker.role != "leaving")
             for pool in view.pools
         )
@@ -284,7 +284,7 @@ class World:
             yield Option(f"settled {generation}", "owed", lambda generation=generation: self.settle(generation))
         if self.closing is not None and not self.closed:
             yield Option("listeners closed", "owed", self.close_listeners)
-        if self.supervisor.deadline() is not None:
+        if self.wake is not None:
             yield Option("tick", "owed", self.tick)
 
     def _zygote_options(self, zygote: ZygoteProcess) -> Iterator[Option]:

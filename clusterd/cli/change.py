@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clusterd.cli.choose import Command, Document, completed, pool_of, socket_of, which_service, worker_of
+from clusterd.cli.choose import Command, Document, completed, place_of, pool_of, socket_of, which_service, worker_of
 from clusterd.errors import EXIT_FAILED, RequestFailed, UsageError
 
 if TYPE_CHECKING:
@@ -123,35 +123,50 @@ def restart(
 
 
 @click.command()
-@click.argument("pool", shell_complete=completed("pool_names"))
+@click.argument("target", metavar="POOL|WORKER", shell_complete=completed("names"))
 @which_service
 @patience
 def start(
-    pool: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
+    target: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
 ) -> None:
-    """Have POOL work again that was stopped or has given up."""
+    """Have POOL work again that was stopped or has given up, with all its slots; or POOL/SLOT alone that was."""
     client = client_of(config_path, name, run_dir)
-    found = client.start(pool_of(client.status(), pool), wait=not no_wait, timeout=timeout or 300.0)
-    print(f"{pool}: {found['ready']} of {found['wanted']} workers ready")
+    place = place_of(client.status(), target)
+    if place is not None:
+        freed = client.release(*place, wait=not no_wait, timeout=timeout or 300.0)
+        print(f"{place}: " + ("starting" if freed["worker"] is None or no_wait else f"worker {freed['worker']}"))
+        if not no_wait and freed["worker"] is None:
+            raise RequestFailed(f"{place} has no worker yet: `clusterd status` tells why")
+        return
+    found = client.start(target, wait=not no_wait, timeout=timeout or 300.0)
+    print(f"{target}: {found['ready']} of {found['wanted']} workers ready")
     if not no_wait and found["ready"] < found["wanted"]:
         raise RequestFailed(
-            f"pool {pool} has given up: `clusterd logs --crash` tells why"
+            f"pool {target} has given up: `clusterd logs --crash` tells why"
             if found["given_up"]
             else "the service ended meanwhile"
         )
 
 
 @click.command()
-@click.argument("pool", shell_complete=completed("pool_names"))
+@click.argument("target", metavar="POOL|WORKER", shell_complete=completed("names"))
 @which_service
 @patience
 def stop(
-    pool: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
+    target: str, config_path: str | None, name: str | None, run_dir: str | None, no_wait: bool, timeout: float | None
 ) -> None:
-    """Have all workers of POOL drain, and none follow, until `start`; the whole service ends by `shutdown`."""
+    """Have all workers of POOL drain, or the one in POOL/SLOT alone, and none follow, until `start`.
+
+    The whole service ends by `shutdown`.
+    """
     client = client_of(config_path, name, run_dir)
-    client.stop(pool_of(client.status(), pool), wait=not no_wait, timeout=timeout or 300.0)
-    print(f"{pool}: {'stopping' if no_wait else 'stopped'}")
+    place = place_of(client.status(), target)
+    if place is not None:
+        client.hold(*place, wait=not no_wait, timeout=timeout or 300.0)
+        print(f"{place}: {'draining, then ' if no_wait else ''}held; `clusterd start {place}` fills it again")
+        return
+    client.stop(target, wait=not no_wait, timeout=timeout or 300.0)
+    print(f"{target}: {'stopping' if no_wait else 'stopped'}")
 
 
 @click.command()

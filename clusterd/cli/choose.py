@@ -101,6 +101,41 @@ def pool_of(status: Document, name: str) -> str:
     return name
 
 
+class Place(NamedTuple):
+    """A slot."""
+
+    pool: str
+    slot: int
+
+    def __str__(self) -> str:
+        return f"{self.pool}/{self.slot}"
+
+
+def place_of(status: Document, selector: str) -> Place | None:
+    """The slot that is meant, with a worker or without: ``web/0``, or its worker's id; ``None``: it is a pool's name.
+
+    Raises:
+        RequestFailed: it is no pool, no slot and no worker.
+    """
+    pools = {pool["name"]: pool for pool in status.get("pools", ())}
+    if selector in pools:
+        return None
+    name, _, slot = selector.replace(":", "/").partition("/")
+    if name in pools and slot:
+        there = [str(one["index"]) for one in pools[name].get("slots", ())]
+        if slot in there:
+            return Place(name, int(slot))
+        raise RequestFailed(f"pool {name} has no slot {slot!r:.100}; it has {', '.join(there) or 'none now'}")
+    if selector.isascii() and selector.isdigit():
+        for one in living(status):
+            if one.id == int(selector):
+                return Place(one.pool, one.slot)
+    raise RequestFailed(
+        f"there is no pool, slot or worker {selector!r:.100} now; expected a pool ({', '.join(pools)}), POOL/SLOT or a"
+        " worker's id"
+    )
+
+
 def worker_of(status: Document, selector: str) -> Worker:
     """The one worker that is meant: by id (``7``), by slot (``web/0``), or by its pool where that has only one.
 

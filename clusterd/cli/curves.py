@@ -51,6 +51,8 @@ def cells(pool: str, slot: Document) -> list[Text]:
     worker = slot.get("worker")
     if worker:
         state = str(worker.get("state"))
+    elif slot.get("held"):
+        state = "held"
     elif slot.get("given_up"):
         state = "given up"
     else:

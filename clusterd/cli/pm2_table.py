@@ -19,7 +19,7 @@ class Same(NamedTuple):
 
 COMMANDS: tuple[Same, ...] = (
     Same(("start FILE", "start ecosystem.config.js"), "clusterd run", "in the foreground: systemd, a container or Kubernetes keeps it running and takes its log"),
-    Same(("start NAME", "stop NAME"), "clusterd start POOL, clusterd stop POOL", "a stop drains, it does not cut off"),
+    Same(("start NAME", "stop NAME"), "clusterd start POOL, clusterd stop POOL", "a stop drains, it does not cut off; also of one worker, POOL/SLOT or its id"),
     Same(("restart",), "clusterd restart [POOL|WORKER]", "rolling: the new one is ready before the old one drains"),
     Same(("reload", "gracefulReload"), "clusterd reload [POOL]", "with a verdict and an exit code: a version that does not get ready or healthy is rolled back"),
     Same(("delete", "kill"), "clusterd shutdown", "a pool is deleted by taking it out of the file and reloading"),

@@ -1,5 +1,6 @@
 """``clusterd reload``: the next generation, watched until its verdict."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ from clusterd.errors import EXIT_FAILED, ClusterdError
 
 if TYPE_CHECKING:
     from clusterd.client import Client
+
+DUMB = ("", "dumb", "unknown")
+"""Values of ``TERM`` of terminals that cannot go back in a line."""
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the progress."""
@@ -95,7 +99,7 @@ def watched(client: "Client", ask: Callable[[], Document]) -> Document:
             answer.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    show = bar if sys.stderr.isatty() else stages
+    show = bar if sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in DUMB else stages
     thread.start()
     try:
         show(client, thread)

@@ -40,6 +40,10 @@ class Service(Protocol):
 
     def reload(self, pool: str | None = None) -> Document: ...
 
+    def hold(self, pool: str, slot: int) -> Document: ...
+
+    def release(self, pool: str, slot: int) -> Document: ...
+
 
 class Page(ModalScreen[None]):
     """A long text, until a key is pressed."""
@@ -103,6 +107,7 @@ class Top(App[None]):
         ("s", "stacks", "stacks"),
         ("r", "restart", "restart"),
         ("R", "reload", "reload"),
+        ("h", "hold", "hold/release"),
         ("plus", "scale(1)", "one more"),
         ("minus", "scale(-1)", "one fewer"),
     ]
@@ -245,14 +250,16 @@ class Top(App[None]):
         row = self._table.cursor_row
         return self._places[row] if 0 <= row < len(self._places) else None
 
+    def chosen_slot(self) -> Document | None:
+        """What was said of it at the last look."""
+        place = self.chosen()
+        found = [(pool["name"], slot) for pool in self._status.get("pools", ()) for slot in pool["slots"]]
+        return next((slot for name, slot in found if (name, slot["index"]) == place), None)
+
     def chosen_worker(self) -> int | None:
         """The worker in it."""
-        place = self.chosen()
-        for pool in self._status.get("pools", ()):
-            for slot in pool["slots"]:
-                if (pool["name"], slot["index"]) == place and slot.get("worker"):
-                    return int(slot["worker"]["id"])
-        return None
+        slot = self.chosen_slot()
+        return int(slot["worker"]["id"]) if slot is not None and slot.get("worker") else None
 
     def on_data_table_row_highlighted(self) -> None:
         """The cursor has moved."""
@@ -300,6 +307,28 @@ class Top(App[None]):
             return "replaced" if found["done"] else "the service ended meanwhile"
 
         self.ask(f"restart worker {worker}", lambda: self.do(f"restart of worker {worker}", restart))
+
+    def action_hold(self) -> None:
+        """The selected slot is drained and stays empty; if it is held, it is filled again."""
+        place = self.chosen()
+        slot = self.chosen_slot()
+        if place is None or slot is None:
+            return
+        name = f"{place[0]}/{place[1]}"
+        if slot.get("held"):
+
+            def release() -> str:
+                found = self._service.release(*place)
+                return "no worker yet" if found["worker"] is None else f"worker {found['worker']} is ready"
+
+            self.do(f"release of {name}", release)
+            return
+
+        def hold() -> str:
+            self._service.hold(*place)
+            return "empty until it is released"
+
+        self.ask(f"drain {name} and hold it empty", lambda: self.do(f"hold of {name}", hold))
 
     def action_reload(self) -> None:
         """The next generation, and its verdict."""

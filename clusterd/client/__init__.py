@@ -187,6 +187,22 @@ class Client:
         """
         return self._order(f"/v1/pools/{quote(pool, safe='')}/stop", {}, wait, timeout)
 
+    def hold(self, pool: str, slot: int, *, wait: bool = True, timeout: float = 300.0) -> Document:
+        """Have the worker of a slot drain, and the slot stay empty: ``pool``, ``slot``, ``held``, ``worker``.
+
+        Args:
+            timeout: seconds to wait until its worker has ended.
+        """
+        return self._order(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/hold", {}, wait, timeout)
+
+    def release(self, pool: str, slot: int, *, wait: bool = True, timeout: float = 300.0) -> Document:
+        """Have a slot that is held filled again: ``pool``, ``slot``, ``held``, ``worker``.
+
+        Args:
+            timeout: seconds to wait until a worker in it is ready.
+        """
+        return self._order(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/release", {}, wait, timeout)
+
     def stacks(self, worker: int) -> str:
         """What the threads and tasks of a worker are doing, by its id, for people; it is not stopped."""
         return str(self._document(self._read("POST", f"/v1/workers/{worker}/stacks")).get("stacks", ""))

@@ -44,7 +44,8 @@ worker that it forked lives.
 3. Living workers that were not asked to go are never more than wanted, ``surge`` and spares; where the old code cannot
    be forked again, or a part of a pool returns to it, never more than twice wanted and spares.
 4. A wanted slot that has a ready worker keeps one, through every reload and its failure, unless that worker falls: it
-   ends, leaves, hangs, or is killed for memory. A ready spare takes its place in the same call.
+   ends, leaves, hangs, or is killed for memory. A ready spare takes its place in the same call. A slot that an operator
+   holds keeps none, and has none until it is released.
 5. Every reload has exactly one verdict. Promoted: each slot had a ready worker of it, and the canary of every pool had
    stayed well for its time. A stop wins over it, and another reload supersedes it.
 6. Starts are bounded in any pattern of crashes: a row of unexpected ends doubles its delay from ``initial_delay`` up

@@ -90,7 +90,7 @@ def converge(pool: Pool, workers: Workers, now: float, replacing: bool = True) -
 
 
 def _surplus(pool: Pool, workers: Workers, now: float) -> list[Step]:
-    """Slots above the wanted number are not to be held, the highest go first: slots stay 0 … N-1."""
+    """Slots above the wanted number are to be empty, the highest go first: slots stay 0 … N-1. So are held ones."""
     if pool.leaving or not pool.generation:
         reason = ExitReason.RELOAD
     else:
@@ -98,6 +98,13 @@ def _surplus(pool: Pool, workers: Workers, now: float) -> list[Step]:
     steps: list[Step] = [
         DrainWorkerStep(worker, reason)
         for slot in reversed(pool.slots[pool.wanted :])
+        for worker in (slot.successor, slot.worker)
+        if worker is not None
+    ]
+    steps += [
+        DrainWorkerStep(worker, ExitReason.STOP)
+        for slot in pool.wanted_slots
+        if slot.held
         for worker in (slot.successor, slot.worker)
         if worker is not None
     ]
@@ -114,7 +121,7 @@ def _surplus(pool: Pool, workers: Workers, now: float) -> list[Step]:
     # Successors of a generation that is not to succeed any more; but one that alone is ready in its slot serves on.
     coming = pool.candidate.generation if pool.candidate is not None else pool.generation
     for slot in pool.wanted_slots:
-        if slot.successor is None or workers[slot.successor].generation == coming:
+        if slot.held or slot.successor is None or workers[slot.successor].generation == coming:
             continue
         if is_ready(slot.worker, workers) or not is_ready(slot.successor, workers):
             steps.append(DrainWorkerStep(slot.successor, ExitReason.RELOAD))
@@ -143,7 +150,7 @@ def _finished_zygotes(pool: Pool, workers: Workers, now: float) -> list[Step]:
 def _vacant(pool: Pool) -> list[Slot]:
     """Slots that nobody holds and nobody inherits. A canary does not inherit: it has yet to prove itself."""
     inherits = pool.candidate is None or pool.candidate.rolling
-    return [slot for slot in pool.wanted_slots if slot.worker is None and not (inherits and slot.successor is not None)]
+    return [slot for slot in pool.open_slots if slot.worker is None and not (inherits and slot.successor is not None)]
 
 
 def _due(pool: Pool, now: float) -> list[Step]:
@@ -240,9 +247,9 @@ def _successors(pool: Pool, workers: Workers, now: float) -> list[Step]:
     if candidate is not None and pool.zygote_of(candidate.generation).state is ZygoteState.ABSENT:
         return [StartZygoteStep(candidate.generation)]
     if candidate is not None and not candidate.rolling:
-        first = pool.slots[0]
+        first = next(iter(pool.open_slots), None)
         ready = pool.zygote_of(candidate.generation).state is ZygoteState.READY
-        if candidate.canary is None and first.successor is None and ready:
+        if candidate.canary is None and first is not None and first.successor is None and ready:
             return [StartWorkerStep(first, candidate.generation, successor=True)]
         return []
     if pool.zygote.state is not ZygoteState.READY:

@@ -245,6 +245,26 @@ class StopPool:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator wants the worker of a slot to drain, and the slot to stay empty until it is released.
+
+    Attributes:
+        slot: its index; one that the pool does not want is left as it is.
+    """
+
+    pool: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An operator wants a slot that is held to have a worker again. ``StartPool`` releases all that are."""
+
+    pool: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """An operator wants workers replaced, rolling, by new ones with the same code.
 
@@ -319,6 +339,8 @@ Event = (
     | ScaleTo
     | StartPool
     | StopPool
+    | Hold
+    | Release
     | Restart
     | Reload
     | ReloadRefused

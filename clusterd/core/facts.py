@@ -1,10 +1,24 @@
 """What is now true, for eyes only: logs, metrics, ``sd_notify``, the event stream. Nothing here steers anything.
 
-:class:`View`, from :mod:`.seen`, is the whole state at one moment.
+:class:`View`, from :mod:`.seen`, is the whole state at one moment; what is true of slots and pools stands in
+:mod:`.pool_facts`.
 """
 
 from dataclasses import dataclass
 
+from .pool_facts import (
+    PoolGaveUp,
+    PoolRecovered,
+    PoolRemoved,
+    PoolStarted,
+    PoolStopped,
+    RestartScheduled,
+    Scaled,
+    SlotGaveUp,
+    SlotHealthy,
+    SlotHeld,
+    SlotReleased,
+)
 from .reasons import ExitReason, KillReason, Verdict
 from .seen import PoolView, ReloadView, SlotView, View, WorkerView
 
@@ -167,76 +181,6 @@ class WorkerSpawnFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartScheduled:
-    """``row``: unexpected ends in a row; ``delay`` in seconds."""
-
-    pool: str
-    slot: int
-    delay: float
-    row: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotHealthy:
-    """The slot's row of unexpected ends starts again at zero."""
-
-    pool: str
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class SlotGaveUp:
-    pool: str
-    slot: int
-    rapid: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolGaveUp:
-    """All slots have. ``then``: ``probe``, ``stop`` or ``exit``; ``retry_in`` in seconds where it is ``probe``."""
-
-    pool: str
-    then: str
-    ever_ready: bool
-    retry_in: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolRecovered:
-    pool: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    pool: str
-    wanted: int
-    was: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStopped:
-    """An operator stopped it."""
-
-    pool: str
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStarted:
-    """An operator started it again."""
-
-    pool: str
-    wanted: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolRemoved:
-    """A reload took it out of the configuration, or its addition was rolled back; all of it has ended."""
-
-    pool: str
-
-
-@dataclass(frozen=True, slots=True)
 class ReloadBegan:
     """``pools``: those that get the new generation."""
 
@@ -337,6 +281,8 @@ Fact = (
     | Scaled
     | PoolStopped
     | PoolStarted
+    | SlotHeld
+    | SlotReleased
     | PoolRemoved
     | ReloadBegan
     | CanaryBegan
@@ -371,6 +317,8 @@ __all__ = [
     "ServiceUnready",
     "SlotGaveUp",
     "SlotHealthy",
+    "SlotHeld",
+    "SlotReleased",
     "SlotView",
     "SpareAdmitted",
     "StacksReported",

@@ -72,6 +72,7 @@ class Slot:
         tries: successors in a row that ended before they had it; ``next_try``: not another one before this.
         vacant_since: when its last ready holder ended unasked.
         starts: over the primary's life, as ``ends`` and ``last_reason`` are.
+        held: an operator has it empty; whoever is in it is to go.
     """
 
     index: int
@@ -87,6 +88,7 @@ class Slot:
     starts: int = 0
     ends: int = 0
     last_reason: ExitReason | None = None
+    held: bool = False
 
     def renew(self, given_up: bool = False) -> None:
         """It is wanted again after a time in which it was not: what it has been through is no guide."""
@@ -184,6 +186,11 @@ class Pool:
         return self.slots[: self.wanted]
 
     @property
+    def open_slots(self) -> list[Slot]:
+        """Those of the wanted ones that are to have a worker: all but the held."""
+        return [slot for slot in self.slots[: self.wanted] if not slot.held]
+
+    @property
     def filling(self) -> int:
         """The generation that vacant slots are filled with; 0 is none yet."""
         return self.candidate.generation if self.candidate is not None and self.candidate.rolling else self.generation
@@ -219,6 +226,8 @@ class Pool:
         """Want so many slots. New ones share the fate of a pool that has given up: whatever ails it ails them."""
         for slot in self.slots[self.wanted : wanted]:
             slot.renew(self.gave_up)
+        for slot in self.slots[wanted:]:
+            slot.held = False
         for index in range(len(self.slots), wanted):
             self.slots.append(Slot(index, given_up=self.gave_up))
         self.wanted = wanted

@@ -211,15 +211,15 @@ class Reloads:
 
 
 def _proved(pool: Pool, workers: Mapping[int, Worker], now: float) -> bool:
-    """Its canary has stayed well for its time, or it wants no workers at all."""
+    """Its canary has stayed well for its time, or it is to have no workers at all."""
     candidate = pool.candidate
     assert candidate is not None
     watched = candidate.until is not None and candidate.until <= now and is_ready(candidate.canary, workers)
-    return watched or not pool.wanted
+    return watched or not pool.open_slots
 
 
 def _complete(pool: Pool, workers: Mapping[int, Worker]) -> bool:
-    """Every wanted slot has a ready worker of the generation that is tried out."""
+    """Every slot that is to have a worker has a ready one of the generation that is tried out."""
     candidate = pool.candidate
     assert candidate is not None
     return all(
@@ -227,5 +227,5 @@ def _complete(pool: Pool, workers: Mapping[int, Worker]) -> bool:
             id_ is not None and is_ready(id_, workers) and workers[id_].generation == candidate.generation
             for id_ in (slot.worker, slot.successor)
         )
-        for slot in pool.wanted_slots
+        for slot in pool.open_slots
     )

@@ -60,8 +60,8 @@ def count_spare(pool: Pool, ready_for: float | None, now: float) -> list[Fact]:
 
 def judge(pool: Pool, now: float) -> tuple[list[Fact], str | None]:
     """Has the pool as a whole given up, and must the service end for it? Then the second value says why."""
-    given_up = all(slot.given_up and slot.worker is None for slot in pool.wanted_slots)
-    if pool.gave_up or not pool.wanted or not given_up or pool.candidate is not None or not pool.generation:
+    given_up = all(slot.given_up and slot.worker is None for slot in pool.open_slots)
+    if pool.gave_up or not pool.open_slots or not given_up or pool.candidate is not None or not pool.generation:
         return [], None  # of a pool that is being reloaded the verdict decides first
     policy = pool.policy.restart
     pool.gave_up = True

@@ -24,7 +24,10 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class SlotView:
-    """One slot. ``starts`` and ``ends`` count over the primary's life; ``next_start`` is on the core's clock."""
+    """One slot. ``starts`` and ``ends`` count over the primary's life; ``next_start`` is on the core's clock.
+
+    ``held``: an operator has it empty.
+    """
 
     index: int
     worker: int | None
@@ -34,6 +37,7 @@ class SlotView:
     starts: int
     ends: int
     last_reason: ExitReason | None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

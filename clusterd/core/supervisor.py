@@ -4,6 +4,8 @@ It carries events to the edge rules (:mod:`.workers`, :mod:`.zygotes`, :mod:`.re
 brings the whole to rest by the level rules (:mod:`.restarts`, :mod:`.converge`, and :mod:`.reload` again).
 """
 
+from collections.abc import Container
+
 from . import commands as c
 from . import events as e
 from . import facts as f
@@ -26,6 +28,9 @@ from .reload import Reloads
 from .shutdown import Phase, Shutdown
 from .views import view_pool
 from .workers import Workers
+
+Order = e.Scale | e.ScaleTo | e.StartPool | e.StopPool | e.Hold | e.Release | e.Restart
+"""What an operator asks about one pool."""
 
 #: A call later than this behind the deadline (seconds) means that the primary was suspended or starved. It is also
 #: what its workers then get at least, to be heard: what they said meanwhile is still unread.
@@ -121,7 +126,7 @@ class Supervisor:
                 self._reloads.settled(event)
             case e.Vitals():
                 self._workers.look(event, moment)
-            case e.Scale() | e.ScaleTo() | e.StartPool() | e.StopPool() | e.Restart():
+            case e.Scale() | e.ScaleTo() | e.StartPool() | e.StopPool() | e.Hold() | e.Release() | e.Restart():
                 self._order(event, moment)
             case e.Reload():
                 self._reloads.begin(event, moment)
@@ -150,7 +155,7 @@ class Supervisor:
                 reason = "the new code was not imported in time"
             self._reloads.failed(pool, reason, report or "", moment)
 
-    def _order(self, order: e.Scale | e.ScaleTo | e.StartPool | e.StopPool | e.Restart, moment: Moment) -> None:
+    def _order(self, order: Order, moment: Moment) -> None:
         """An operator's order about one pool."""
         pool = self._pools.get(order.pool)
         if pool is None or self._shutdown.phase is not Phase.RUNNING or pool.on_its_way_out:
@@ -166,14 +171,30 @@ class Supervisor:
                 moment.facts.append(f.PoolStopped(pool.name))
             case e.StartPool():
                 self._start_pool(pool, moment)
+            case e.Hold(_, index):
+                for slot in pool.open_slots:
+                    if slot.index == index:
+                        slot.held = True
+                        moment.facts.append(f.SlotHeld(pool.name, index))
+            case e.Release(_, index):
+                self._release(pool, {index}, moment)
             case e.Restart(_, worker):
                 own = [one for one in self._workers.table.values() if one.pool == pool.name]
                 for one in own:
                     if worker in (None, one.id):
                         self._workers.recycle(one, "restart", moment)
 
+    def _release(self, pool: Pool, indexes: Container[int], moment: Moment) -> None:
+        """Slots that are held are to have workers again; like new ones they share the fate of a pool that gave up."""
+        for slot in pool.wanted_slots:
+            if slot.held and slot.index in indexes:
+                slot.held = False
+                slot.renew(pool.gave_up)
+                moment.facts.append(f.SlotReleased(pool.name, slot.index))
+
     def _start_pool(self, pool: Pool, moment: Moment) -> None:
-        """Again after it was stopped, or anew after it has given up."""
+        """Again after it was stopped, or anew after it has given up; and with what is held released."""
+        self._release(pool, range(pool.wanted), moment)
         if pool.stopped is None and not pool.gave_up:
             return
         wanted, pool.stopped = pool.stopped or pool.wanted, None

@@ -39,7 +39,7 @@ def view_pool(pool: Pool, workers: Mapping[int, Worker], now: float) -> PoolView
 
 def _view_slot(pool: Pool, slot: Slot, now: float) -> SlotView:
     next_start = pool.probe_at if slot.given_up else slot.next_start
-    waiting = slot.worker is None and slot.index < pool.wanted and not pool.halted and next_start > now
+    waiting = slot.worker is None and slot.index < pool.wanted and not (pool.halted or slot.held) and next_start > now
     return SlotView(
         index=slot.index,
         worker=slot.worker,
@@ -49,4 +49,5 @@ def _view_slot(pool: Pool, slot: Slot, now: float) -> SlotView:
         starts=slot.starts,
         ends=slot.ends,
         last_reason=slot.last_reason,
+        held=slot.held,
     )

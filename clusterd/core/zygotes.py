@@ -85,11 +85,11 @@ def ended(pool: Pool, zygote: Zygote, report: str, moment: Moment) -> str | None
     zygote.next_start = moment.now + delay
     counted: list[f.Fact] = []
     if not zygote.proved:
-        for slot in pool.wanted_slots:
+        for slot in pool.open_slots:
             if slot.worker is None and not slot.given_up:
                 counted += count(pool, slot, None, moment.now)
         pool.probe_at = max(pool.probe_at, zygote.started_at + policy.max_delay)
-    if all(slot.given_up for slot in pool.wanted_slots):
+    if pool.open_slots and all(slot.given_up for slot in pool.open_slots):
         retry = max(0.0, pool.probe_at - moment.now) if pool.ever_ready else None
     else:
         retry = delay

@@ -61,6 +61,8 @@ def _details(view: View) -> list[str]:
             worker = None if slot.worker is None else workers.get(slot.worker)
             if worker is not None:
                 how = f"{worker.state}, worker {worker.id}, generation {worker.generation}"
+            elif slot.held:
+                how = "held by an operator"
             elif slot.given_up:
                 how = "given up"
             elif slot.next_start is not None:

@@ -7,16 +7,9 @@ import msgspec
 from msgspec import Meta
 
 from clusterd.ops.admin import health_routes
-from clusterd.ops.describe import Described, describe
-from clusterd.ops.document import Status
-from clusterd.ops.exchange import Answer, Answerer, Request, Response, Stream, error, json
-from clusterd.ops.journal import Journal
-from clusterd.ops.orders import (
-    Audit,
+from clusterd.ops.bodies import (
     Changed,
-    Controls,
     Ending,
-    Orders,
     ReloadBody,
     Replaced,
     RestartBody,
@@ -24,12 +17,16 @@ from clusterd.ops.orders import (
     ScaleBody,
     Scaled,
     ShutdownBody,
+    Slotted,
     Stacks,
     Verdict,
     WaitBody,
-    no_worker,
-    number_of,
 )
+from clusterd.ops.describe import Described, describe
+from clusterd.ops.document import Status
+from clusterd.ops.exchange import Answer, Answerer, Request, Response, Stream, error, json
+from clusterd.ops.journal import Journal
+from clusterd.ops.orders import Audit, Controls, Orders, no_worker, number_of
 from clusterd.ops.recent import MAX_LINES, Choice, Shown
 from clusterd.ops.roles import Role, Roles
 from clusterd.ops.routes import Call, Route, router
@@ -42,6 +39,7 @@ MAX_FOLLOWERS = 32
 """Streams at the same time: connections stay free for short questions."""
 
 NO_POOL = {404: "There is no such pool."}
+NO_SLOT = {404: "There is no such pool or slot."}
 NO_WORKER = {404: "There is no such worker."}
 LATE = {504: "It has begun, and there is no outcome in time."}
 TOO_MANY = {503: "Too many follow already."}
@@ -155,6 +153,14 @@ class Control:
             Route(
                 "POST", "/v1/pools/{pool}/stop", run, "All workers of a pool drain, and none follow.", orders.stop,
                 Running, body=WaitBody, fails={**NO_POOL, 409: "The service is ending.", **LATE},
+            ),
+            Route(
+                "POST", "/v1/pools/{pool}/slots/{slot}/hold", run, "Its worker drains, and the slot stays empty.",
+                orders.hold, Slotted, body=WaitBody, fails={**NO_SLOT, 409: "The service is ending.", **LATE},
+            ),
+            Route(
+                "POST", "/v1/pools/{pool}/slots/{slot}/release", run, "A slot that is held gets a worker again.",
+                orders.release, Slotted, body=WaitBody, fails={**NO_SLOT, **LATE},
             ),
             Route(
                 "POST", "/v1/workers/{worker}/stacks", run, "What its threads and tasks are doing; it is not stopped.",

@@ -64,6 +64,7 @@ class Slot(msgspec.Struct, frozen=True):
     given_up: Annotated[bool, Meta(description="ended too often too soon to be tried further by itself")] = False
     last_reason: Annotated[str | None, Meta(description="why its last worker ended; null if none has")] = None
     next_start_in: Annotated[float | None, Meta(description="seconds until its next start; null if none is due")] = None
+    held: Annotated[bool, Meta(description="an operator has it empty until it is released")] = False
 
 
 class Pool(msgspec.Struct, frozen=True):

@@ -60,6 +60,10 @@ METRICS: tuple[MetricRow, ...] = (
         "Workers the pool should have. A rise: it was scaled up.",
     ),
     MetricRow(
+        "clusterd_pool_slots_held", "gauge", _POOL,
+        "Slots that an operator keeps empty. A rise: somebody held one; it lacks a worker until it is released.",
+    ),
+    MetricRow(
         "clusterd_pool_generation", "gauge", _POOL,
         "The generation of code and configuration that new workers get. A rise: a reload.",
     ),

@@ -43,6 +43,9 @@ def summary(view: f.View) -> str:
             head += ", given up"
         elif pool.zygote == "starting":
             head += ", importing the app"
+        held = [str(slot.index) for slot in pool.slots if slot.held]
+        if held:
+            head += f", held: {', '.join(held)}"
         for slot in pool.slots:
             if slot.worker is None and slot.next_start is not None and slot.next_start > view.now:
                 reason = f": {slot.last_reason.value}" if slot.last_reason is not None else ""

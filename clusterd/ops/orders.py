@@ -2,27 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Final, Protocol, TypeVar
-
-import msgspec
-from msgspec import Meta
+from typing import Any, Protocol, TypeVar
 
 from clusterd.core import events as e
 from clusterd.core import facts as f
 from clusterd.core.events import Event
-from clusterd.core.facts import PoolView
+from clusterd.core.facts import PoolView, SlotView
 from clusterd.errors import ClusterdError, UsageError
+from clusterd.ops.bodies import MOST_WORKERS, Changed, Ending, Replaced, Running, Scaled, Slotted, Stacks, Verdict
 from clusterd.ops.exchange import Answer, Response, error, json
 from clusterd.ops.journal import Journal
 from clusterd.ops.routes import Call
 from clusterd.ops.source import Source
 
-MOST_WORKERS: Final = 4096
-"""That a pool can be scaled to: a slip of the hand must not be a fork bomb."""
-
 T = TypeVar("T")
-Span = Annotated[float, Meta(gt=0, le=86_400, description="seconds to wait for the outcome, at most")]
-Wait = Annotated[bool, Meta(description="answer when there is an outcome, and not when it has begun")]
 
 
 class Change(Protocol):
@@ -69,99 +62,6 @@ class Audit(Protocol):
     """Writes one line about something that was changed, or was not allowed."""
 
     def __call__(self, action: str, *, uid: int | None, pid: int | None, **fields: Any) -> None: ...
-
-
-class ScaleBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many workers: ``to`` (or as many as there are to be now), and ``by`` more."""
-
-    to: Annotated[Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | None, Meta(description="this many")] = None
-    by: Annotated[int, Meta(ge=-MOST_WORKERS, le=MOST_WORKERS, description="so many more, or fewer")] = 0
-
-
-class ShutdownBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the service is to end."""
-
-    now: Annotated[bool, Meta(description="without a drain")] = False
-
-
-class WaitBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether to wait for the outcome."""
-
-    wait: Wait = True
-    timeout: Span = 300.0
-
-
-class RestartBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is to be replaced: all, those of a pool, or one worker."""
-
-    pool: Annotated[str | None, Meta(description="only this pool's workers")] = None
-    worker: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="only this worker, by id")] = None
-    wait: Wait = True
-    timeout: Span = 300.0
-
-
-class ReloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be reloaded."""
-
-    pool: Annotated[str | None, Meta(description="only this pool")] = None
-    wait: Wait = True
-    timeout: Span = 600.0
-
-
-class Scaled(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    pool: str
-    wanted: Annotated[int, Meta(description="workers it is to have")]
-    was: Annotated[int, Meta(description="workers it was to have before")]
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    state: Annotated[str, Meta(description="the service's state now")]
-
-
-class Stacks(msgspec.Struct, frozen=True):
-    """What a worker showed."""
-
-    worker: int
-    stacks: Annotated[str, Meta(description="of its threads and its event loop's tasks, for people; untrusted")]
-
-
-class Replaced(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    workers: Annotated[tuple[int, ...], Meta(description="those that are to be replaced, by id")]
-    done: Annotated[bool, Meta(description="all of them have been, each by one that was ready before")]
-
-
-class Running(msgspec.Struct, frozen=True):
-    """What became of it."""
-
-    pool: str
-    wanted: Annotated[int, Meta(description="workers it is to have")]
-    ready: Annotated[int, Meta(description="workers that are ready")]
-    given_up: Annotated[bool, Meta(description="its workers ended too often too soon")] = False
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """How a reload ended."""
-
-    generation: Annotated[int | None, Meta(description="what was tried; null where nothing was")]
-    verdict: Annotated[str, Meta(description="promoted, rolled_back, superseded, stopped, refused; begun: none yet")]
-    reason: Annotated[str, Meta(description="one sentence")] = ""
-    report: Annotated[str, Meta(description="what there is to read, a traceback as a rule")] = ""
-    took: Annotated[float, Meta(description="seconds")] = 0.0
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """One key that a reload would change; values as they stand in a file."""
-
-    key: str
-    before: Annotated[str | None, Meta(description="null: it was not there")]
-    after: Annotated[str | None, Meta(description="null: it is gone")]
-    restart: Annotated[bool, Meta(description="a reload does not do it: it takes a restart")]
 
 
 class Orders:
@@ -283,6 +183,45 @@ class Orders:
             return error(504, f"pool {pool.name} has not all of its workers ready after {call.body.timeout:g} s")
         return self._running(pool.name)
 
+    async def hold(self, call: Call) -> Response:
+        found = self._slot(call)
+        if isinstance(found, Response):
+            return found
+        pool, index = found
+        left = {one.id for one in pool.workers if one.slot == index}
+        self._controls.command(e.Hold(pool.name, index))
+        self.changed(call, "hold", pool=pool.name, slot=index)
+        if not any(slot.held for slot in self._slots(pool.name, index)):
+            return error(409, f"{pool.name}/{index} is not held now: the service is {self._source.view().phase}")
+
+        def emptied(fact: f.Fact | None) -> bool | None:
+            now = self._pool(pool.name)
+            there = set() if now is None else {one.id for one in now.workers}
+            return True if not left & there or isinstance(fact, f.Stopped) else None
+
+        if call.body.wait and not emptied(None) and await self._outcome(emptied, call.body.timeout) is None:
+            return error(504, f"{pool.name}/{index} is held; its worker has not ended after {call.body.timeout:g} s")
+        return self._slotted(pool.name, index)
+
+    async def release(self, call: Call) -> Response:
+        found = self._slot(call)
+        if isinstance(found, Response):
+            return found
+        pool, index = found
+        self._controls.command(e.Release(pool.name, index))
+        self.changed(call, "release", pool=pool.name, slot=index)
+
+        def filled(fact: f.Fact | None) -> bool | None:
+            now = self._pool(pool.name)
+            ready = set() if now is None else {one.id for one in now.workers if one.ready_at is not None}
+            slots = self._slots(pool.name, index)
+            over = isinstance(fact, f.Stopped) or all(slot.given_up or slot.held for slot in slots)
+            return True if over or any(slot.worker in ready for slot in slots) else None
+
+        if call.body.wait and not filled(None) and await self._outcome(filled, call.body.timeout) is None:
+            return error(504, f"{pool.name}/{index} has no ready worker after {call.body.timeout:g} s")
+        return self._slotted(pool.name, index)
+
     async def reload(self, call: Call) -> Response:
         ended: dict[int | None, f.ReloadEnded] = {}
         tried: int | None = -1
@@ -343,6 +282,27 @@ class Orders:
         if pool is None:
             return self._no_pool(name)
         return json(Running(name, pool.wanted, pool.ready, pool.given_up))
+
+    def _slots(self, pool: str, index: int) -> list[SlotView]:
+        """The one slot, or none if there is not that one any more."""
+        found = self._pool(pool)
+        return [] if found is None else [slot for slot in found.slots if slot.index == index < found.wanted]
+
+    def _slot(self, call: Call) -> tuple[PoolView, int] | Response:
+        """The slot that the path means, or why there is none."""
+        pool, text = self._pool(call.path["pool"]), call.path["slot"]
+        if pool is None:
+            return self._no_pool(call.path["pool"])
+        index = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+        if self._slots(pool.name, index):
+            return pool, index
+        there = f"its slots are 0 to {pool.wanted - 1}" if pool.wanted else "it is to have no workers now"
+        return error(404, f"pool {pool.name} has no slot {text!r:.100}; {there}")
+
+    def _slotted(self, pool: str, index: int) -> Response:
+        for slot in self._slots(pool, index):
+            return json(Slotted(pool, index, slot.held, slot.worker))
+        return error(404, f"slot {pool}/{index} has gone meanwhile")
 
     def _no_pool(self, name: str | None) -> Response:
         pools = ", ".join(pool.name for pool in self._source.view().pools)

@@ -93,6 +93,10 @@ class Readings:
         for pool in self.now.view.pools:
             yield (pool.name,), pool.wanted
 
+    def pool_slots_held(self) -> Reading:
+        for pool in self.now.view.pools:
+            yield (pool.name,), sum(slot.held for slot in pool.slots)
+
     def pool_generation(self) -> Reading:
         for pool in self.now.view.pools:
             yield (pool.name,), pool.generation

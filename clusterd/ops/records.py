@@ -38,6 +38,8 @@ RECORDS: dict[type, tuple[Level, str]] = {
     f.Scaled: ("info", "scaled"),
     f.PoolStopped: ("info", "pool_stopped"),
     f.PoolStarted: ("info", "pool_started"),
+    f.SlotHeld: ("info", "slot_held"),
+    f.SlotReleased: ("info", "slot_released"),
     f.PoolRemoved: ("info", "pool_removed"),
     f.ReloadBegan: ("info", "reload_began"),
     f.CanaryBegan: ("info", "reload_canary"),
@@ -108,6 +110,8 @@ def status_records(view: f.View) -> Iterator[tuple[str, dict[str, Any]]]:
             if slot.worker is None and slot.next_start is not None:
                 values["next_start_in"] = round(max(0.0, slot.next_start - view.now), 3)
             values |= {"row": slot.row, "given_up": slot.given_up, "starts": slot.starts, "ends": slot.ends}
+            if slot.held:
+                values["held"] = True
             if slot.last_reason is not None:
                 values["last_reason"] = slot.last_reason.value
             for worker in pool.workers:

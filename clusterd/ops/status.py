@@ -73,7 +73,7 @@ def _reload(view: View) -> Reload | None:
         replaced=sum(
             one.generation == found.generation and one.ready_at is not None for pool in pools for one in pool.workers
         ),
-        of=sum(pool.wanted for pool in pools),
+        of=sum(pool.wanted - sum(slot.held for slot in pool.slots) for pool in pools),
     )
 
 
@@ -114,6 +114,7 @@ def _slot(slot: SlotView, view: View, workers: Mapping[int, Worker]) -> Slot:
         given_up=slot.given_up,
         last_reason=None if slot.last_reason is None else slot.last_reason.value,
         next_start_in=_span(slot.next_start - view.now) if vacant and slot.next_start is not None else None,
+        held=slot.held,
     )
 
 

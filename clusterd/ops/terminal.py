@@ -19,7 +19,7 @@ DROPPED = ("lag", "gen", "pid", "cpu", "memory", "uptime", "worker", "req/s", "c
 GAP = 2
 """Spaces between two columns."""
 
-COLOURS = {"ready": "green", "given up": "red", "killing": "red", "vacant": "yellow"}
+COLOURS = {"ready": "green", "given up": "red", "killing": "red", "vacant": "yellow", "held": "yellow"}
 
 Row = dict[str, str]
 
@@ -42,6 +42,8 @@ def headline(status: Status) -> list[str]:
             lines.append(f"pool {pool.name} has given up: its workers ended too often too soon")
         elif pool.ready < pool.min_ready:
             lines.append(f"pool {pool.name}: {pool.ready} ready, {pool.min_ready} needed")
+        if held := [f"{pool.name}/{slot.index}" for slot in pool.slots if slot.held]:
+            lines.append(f"held: {', '.join(held)}; `clusterd start {held[0]}` fills it again")
     if status.leftovers:
         lines.append("leftover workers of an earlier primary: " + ", ".join(map(str, status.leftovers)))
     return lines
@@ -78,7 +80,9 @@ def _slot_row(pool: Pool, slot: Slot) -> Row:
     if slot.worker is not None:
         row = _worker_row(pool, slot.worker)
     else:
-        if slot.given_up:
+        if slot.held:
+            state = "held"
+        elif slot.given_up:
             state = "given up"
         elif slot.next_start_in is not None:
             state = f"vacant, starts in {seconds(slot.next_start_in)}"

@@ -91,6 +91,16 @@ class Staged:
         self._do("restart", worker)
         return {"workers": [worker], "done": True}
 
+    def hold(self, pool: str, slot: int) -> dict[str, Any]:
+        self._do("hold", pool, slot)
+        self.slots[slot] |= {"worker": None, "held": True}
+        return {"pool": pool, "slot": slot, "held": True, "worker": None}
+
+    def release(self, pool: str, slot: int) -> dict[str, Any]:
+        self._do("release", pool, slot)
+        self.slots[slot] |= {"worker": worker(9, slot=slot), "held": False}
+        return {"pool": pool, "slot": slot, "held": False, "worker": 9}
+
     def reload(self, pool: str | None = None) -> dict[str, Any]:
         self._do("reload", pool)
         return {
@@ -134,18 +144,41 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
+def assert_kept(app: Top, name: str) -> None:
+    """The screen is as the one that has been looked at."""
+    kept, found = SCREENS / f"{name}.txt", text_of(app)
+    if os.environ.get("CLUSTERD_SCREENS") == "write":
+        SCREENS.mkdir(exist_ok=True)
+        kept.write_text(found)
+    assert found == kept.read_text()
+    assert "\x1b" not in found
+
+
 @pytest.mark.parametrize("size", [(120, 24), (80, 20), (60, 16)])
 def test_the_screen_is_as_kept(size: tuple[int, int]) -> None:
     async def scenario(app: Top, pilot: Pilot[None], service: Staged) -> None:
-        kept = SCREENS / f"top-{size[0]}x{size[1]}.txt"
-        found = text_of(app)
-        if os.environ.get("CLUSTERD_SCREENS") == "write":
-            SCREENS.mkdir(exist_ok=True)
-            kept.write_text(found)
-        assert found == kept.read_text()
-        assert "\x1b" not in found
+        assert_kept(app, f"top-{size[0]}x{size[1]}")
 
     on_screen(scenario, size)
+
+
+def test_a_slot_is_drained_and_held_and_released_again() -> None:
+    async def scenario(app: Top, pilot: Pilot[None], service: Staged) -> None:
+        await pilot.press("h")
+        await until(pilot, lambda: "drain web/0 and hold it empty? (y/n)" in text_of(app))
+        assert_kept(app, "top-hold")
+        assert service.asked == []
+        await pilot.press("y")
+        await until(pilot, lambda: [note.message for note in app._notifications] == ["empty until it is released"])
+        await until(pilot, lambda: "held" in text_of(app).splitlines()[2])
+        assert service.asked == [("hold", "web", 0)]
+        assert text_of(app).splitlines()[2].split() == ["web", "0", "-", "held", "-", "-", "0", *"-----"]
+        app.clear_notifications()
+        await pilot.press("h")
+        await until(pilot, lambda: [note.message for note in app._notifications] == ["worker 9 is ready"])
+        assert service.asked == [("hold", "web", 0), ("release", "web", 0)]
+
+    on_screen(scenario)
 
 
 def test_the_log_and_the_curves_are_of_the_selected_worker() -> None:

@@ -52,9 +52,9 @@ def test_what_is_no_toml_is_one_problem_with_its_line(
 ) -> None:
     file = tmp_path / "clusterd.toml"
     file.write_bytes(data)
-    began = time.perf_counter()
+    began = time.process_time()
     problem = problem_of(str(file))
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
     assert message in problem.message
     if line is not None:
         assert problem.line == line
@@ -111,10 +111,10 @@ def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     ids=lambda text: text[:20],
 )
 def test_a_megabyte_of_wrong_keys_ends_in_bounded_time_with_a_bounded_message(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ConfigError) as caught:
         load(text, file="big.toml", environ={"X": "y" * 100_000})
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
     assert len(str(caught.value)) < 100_000
 
 

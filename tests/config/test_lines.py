@@ -200,9 +200,9 @@ def test_a_key_is_at_the_line_where_it_is_written_first(text: str, path: Path, l
     ids=lambda text: text[:12],
 )
 def test_a_megabyte_of_anything_is_indexed_in_bounded_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     index_lines(text)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("shape", ["a = {}{}", "{}x{} = 1"])

@@ -5,10 +5,12 @@ age. What is left out of it is for eyes only (counters, times in facts).
 """
 
 import copyreg
+import gc
 import pickle
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count, islice
 
 from clusterd.core import commands as c
 from clusterd.core import events as e
@@ -62,7 +64,7 @@ class Small(World):
             return
         if self.plan:
             yield Option(f"operator: {self.plan[0]}", "operator", self.ask)
-        due = self.supervisor.deadline()
+        due = self.wake
         if due is not None and self.faults and not self.slept:
             yield Option("the primary sleeps", "bad", self.sleep)
         # A stop whose answers are owed at once has nothing to wait for but its deadlines.
@@ -72,7 +74,7 @@ class Small(World):
 
     def _something_hangs(self) -> bool:
         """The next tick finds a start that takes too long, or a process that SIGKILL has not ended for long."""
-        due = self.supervisor.deadline()
+        due = self.wake
         workers = self.supervisor._workers.table.values()
         pools = self.supervisor._pools.values()
         zygotes = [zygote.until for pool in pools for zygote in pool.zygotes.values()]
@@ -163,6 +165,7 @@ def _pool(pool: Pool, number: dict[int, int], now: float) -> Hashable:
                 if slot.given_up
                 else _due(slot.next_start, now),
                 (min(slot.tries, 5), _due(slot.next_try, now)),
+                slot.held,
             )
             for slot in pool.slots[: pool.wanted]
         ),
@@ -208,16 +211,17 @@ def _due(time: float, now: float) -> float:
 
 @dataclass
 class Explored:
-    """Every state that can be reached, and how."""
+    """Every state that can be reached, and how. States are numbered as they are found: the first is 0."""
 
     steps: int = 0
-    parents: dict[Hashable, tuple[Hashable, str] | None] = field(default_factory=dict)
-    edges: dict[Hashable, list[tuple[str, Hashable]]] = field(default_factory=dict)
-    goals: set[Hashable] = field(default_factory=set)
-    running: set[Hashable] = field(default_factory=set)
-    ended: set[Hashable] = field(default_factory=set)
+    numbers: dict[Hashable, int] = field(default_factory=dict)
+    parents: list[tuple[int, str] | None] = field(default_factory=list)
+    edges: list[list[tuple[str, int]]] = field(default_factory=list)
+    goals: set[int] = field(default_factory=set)
+    running: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
 
-    def history(self, state: Hashable) -> list[str]:
+    def history(self, state: int) -> list[str]:
         """A shortest way to the state."""
         names: list[str] = []
         while (step := self.parents[state]) is not None:
@@ -225,25 +229,25 @@ class Explored:
             names.append(name)
         return names[::-1]
 
-    def shortest(self, states: set[Hashable]) -> str:
+    def shortest(self, states: set[int]) -> str:
         """The shortest history that leads to one of them."""
         return "".join(f"\n  {name}" for name in min(map(self.history, states), key=len))
 
-    def cannot_reach(self, goals: set[Hashable], kinds: Iterable[str]) -> set[Hashable]:
+    def cannot_reach(self, goals: set[int], kinds: Iterable[str]) -> set[int]:
         """The states from which no goal can be reached by what happens of these kinds."""
         allowed = set(kinds)
-        back: dict[Hashable, list[Hashable]] = {}
-        for state, edges in self.edges.items():
+        back: list[list[int]] = [[] for _ in self.parents]
+        for state, edges in enumerate(self.edges):
             for kind, following in edges:
                 if kind in allowed:
-                    back.setdefault(following, []).append(state)
+                    back[following].append(state)
         reached, waiting = set(goals), list(goals)
         while waiting:
-            for state in back.get(waiting.pop(), ()):
+            for state in back[waiting.pop()]:
                 if state not in reached:
                     reached.add(state)
                     waiting.append(state)
-        return set(self.parents) - reached
+        return set(range(len(self.parents))) - reached
 
 
 def explore(first: Small, most: int = 1_000_000) -> Explored:
@@ -254,41 +258,59 @@ def explore(first: Small, most: int = 1_000_000) -> Explored:
     """
     found = Explored()
     first.give(e.Start())
-    waiting = deque([_discover(found, first, None)])
-    while waiting:
-        state, blob = waiting.popleft()
-        world: Small = pickle.loads(blob)
-        edges = found.edges[state] = []
-        for index in range(len(list(world.options()))):
-            world = pickle.loads(blob)
-            world.after = world.supervisor.view()
-            option = list(world.options())[index]
-            world.faults -= option.kind == "bad"
-            try:
-                option.act()
-            except Exception as problem:
-                history = "\n  ".join([*found.history(state), option.name])
-                raise AssertionError(f"{problem!r} after\n  {history}") from problem
-            found.steps += 1
-            following = snapshot(world)
-            edges.append((option.kind, following))
-            if following not in found.parents:
-                waiting.append(_discover(found, world, (state, option.name)))
-                assert len(found.parents) <= most, "more states than the time allows"
-    return found
+    waiting: deque[bytes] = deque()
+    _discover(found, waiting, first, None)
+    gc.disable()  # nothing here is a cycle, and what is found stays: to look through it again and again is all it costs
+    try:
+        for state in count():
+            if not waiting:
+                return found
+            _leave(found, waiting, state)
+            assert len(found.parents) <= most, "more states than the time allows"
+    finally:
+        gc.enable()
+    raise AssertionError("a count ends")
 
 
-def _discover(found: Explored, world: Small, parent: tuple[Hashable, str] | None) -> tuple[Hashable, bytes]:
-    state = snapshot(world)
-    found.parents[state] = parent
+def _leave(found: Explored, waiting: deque[bytes], state: int) -> None:
+    """Take every step that leads out of the next state that waits, which is ``state``."""
+    blob = waiting.popleft()
+    world: Small = pickle.loads(blob)
     view = world.supervisor.view()
-    if world.goal() or (view.phase == "running" and all(pool.halted for pool in world.supervisor._pools.values())):
-        found.goals.add(state)
+    options = list(world.options())
+    for index in reversed(range(len(options))):  # the last one first: it may have the world that showed what there is
+        if index < len(options) - 1:
+            world = pickle.loads(blob)
+            options[index] = next(islice(world.options(), index, None))
+        world.after, option = view, options[index]
+        world.faults -= option.kind == "bad"
+        try:
+            option.act()
+        except Exception as problem:
+            history = "\n  ".join([*found.history(state), option.name])
+            raise AssertionError(f"{problem!r} after\n  {history}") from problem
+        found.steps += 1
+        found.edges[state].append((option.kind, _discover(found, waiting, world, (state, option.name))))
+
+
+def _discover(found: Explored, waiting: deque[bytes], world: Small, parent: tuple[int, str] | None) -> int:
+    """The number of the state that the world is in; one that has not been seen waits to be left."""
+    number = found.numbers.setdefault(snapshot(world), len(found.parents))
+    if number < len(found.parents):
+        return number
+    found.parents.append(parent)
+    found.edges.append([])
+    if world.goal() or (
+        world.supervisor._shutdown.phase is Phase.RUNNING
+        and all(pool.halted for pool in world.supervisor._pools.values())
+    ):
+        found.goals.add(number)
     if world.exit is not None:
-        found.ended.add(state)
-    elif view.phase == Phase.RUNNING:
-        found.running.add(state)
-    return state, _freeze(world)
+        found.ended.add(number)
+    elif world.supervisor._shutdown.phase is Phase.RUNNING:
+        found.running.add(number)
+    waiting.append(_freeze(world))
+    return number
 
 
 def _freeze(world: Small) -> bytes:
@@ -311,5 +333,10 @@ def _shared(index: int) -> object:
     return _policies[index]
 
 
-for kind in (ServicePolicy, PoolPolicy, StopPolicy, e.Scale, e.Stop, e.Reload, e.Restart, e.StopPool, e.StartPool):
+for kind in (
+    *(ServicePolicy, PoolPolicy, StopPolicy, f.View, c.Exit),
+    *(e.Scale, e.Stop, e.Reload, e.Restart, e.StopPool, e.StartPool, e.Hold, e.Release),
+):
     copyreg.pickle(kind, _share)
+for kind in (c.Spawn, e.Exited):
+    copyreg.pickle(kind, lambda value: (type(value), tuple(getattr(value, name) for name in value.__slots__)))

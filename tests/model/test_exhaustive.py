@@ -11,6 +11,7 @@ from clusterd.core.policy import OnGiveUp, PoolPolicy
 from tests.model.explore import Small, explore
 from tests.world import pool_policy, service_policy
 
+HOLD, RELEASE = e.Hold("web", 0), e.Release("web", 0)
 UP, DOWN = e.Scale("web", 1), e.Scale("web", -1)
 STOP, NOW = e.Stop(), e.Stop(now=True)
 
@@ -132,6 +133,29 @@ def test_a_pool_is_taken_out() -> None:
 def test_a_worker_is_replaced_by_an_operator_with_a_mishap() -> None:
     plan = (e.Restart("web"),)
     prove(Small(service_policy(small(1), drain_timeout=2.0, linger=0.0), plan, faults=1))
+
+
+@pytest.mark.parametrize(
+    ("workers", "plan", "faults"),
+    [(1, (HOLD, RELEASE), 1), (2, (HOLD, RELEASE), 0), (2, (HOLD, DOWN, UP), 0), (1, (HOLD, STOP), 1)],
+    ids=str,
+)
+def test_a_slot_is_held(workers: int, plan: tuple[e.Event, ...], faults: int) -> None:
+    prove(Small(service_policy(small(workers), drain_timeout=2.0, linger=0.0), plan, faults))
+
+
+@pytest.mark.parametrize(
+    ("workers", "plan"),
+    [
+        (2, (HOLD, reload(2, small(2)))),
+        (2, (reload(2, small(2)), HOLD)),
+        (1, (HOLD, reload(2, small(1)), RELEASE)),
+        (1, (reload(2, small(1)), HOLD, RELEASE)),
+    ],
+    ids=["before", "meanwhile", "all of them before", "all of them meanwhile"],
+)
+def test_a_slot_is_held_while_another_generation_is_tried_out(workers: int, plan: tuple[e.Event, ...]) -> None:
+    prove(Small(service_policy(small(workers), drain_timeout=2.0, linger=0.0), plan, faults=0))
 
 
 def test_a_spare_takes_a_vacant_place() -> None:

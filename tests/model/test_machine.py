@@ -139,6 +139,11 @@ class Service(RuleBasedStateMachine):
         self.world.give(e.StartPool(name) if start else e.StopPool(name))
 
     @precondition(running)
+    @rule(name=POOL, slot=st.integers(0, 4), hold=st.booleans())
+    def an_operator_holds_or_releases_a_slot(self, name: str, slot: int, hold: bool) -> None:
+        self.world.give(e.Hold(name, slot) if hold else e.Release(name, slot))
+
+    @precondition(running)
     @rule(name=POOL, one=st.booleans(), data=st.data())
     def an_operator_restarts(self, name: str, one: bool, data: Any) -> None:
         self.world.give(e.Restart(name, self.a_worker(data) if one else None))

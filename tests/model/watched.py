@@ -87,7 +87,10 @@ class Watched(World):
                     self.watched_until[name] = self.now + watched_for
                 case f.RollBegan(generation):
                     tried = [
-                        one for one in after.values() if one.wanted and generation in (one.candidate, one.generation)
+                        one
+                        for one in after.values()
+                        if generation in (one.candidate, one.generation)
+                        and one.wanted > sum(slot.held for slot in one.slots)
                     ]
                     for one in tried:
                         assert self.now >= self.watched_until[one.name], "it rolls before its canary's time is over"
@@ -106,6 +109,10 @@ class Watched(World):
                     self._forget(name)
                 case f.Scaled(name, wanted, was):
                     self._forget(name, beyond=min(wanted, was))
+                case f.SlotReleased(name, slot):
+                    for role in ("holder", "successor"):
+                        self.due.pop((name, slot, role), None)
+                        self.starts.pop((name, slot, role), None)
         for command in self.commands:
             if isinstance(command, c.Spawn):
                 self._check_start(command, before.get(command.pool), after[command.pool])
@@ -193,7 +200,9 @@ def down_for_good(world: World) -> bool:
     down = [
         pool for pool in view.pools if pool.given_up and world.policies[pool.name].restart.on_give_up is OnGiveUp.STOP
     ]
-    whole = all(pool in down or pool.ready == pool.wanted for pool in view.pools)
+    whole = all(
+        pool in down or pool.ready == pool.wanted - sum(slot.held for slot in pool.slots) for pool in view.pools
+    )
     return bool(down) and view.reload is None and whole
 
 

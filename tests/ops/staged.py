@@ -34,9 +34,10 @@ def slot_view(
     last_reason: ExitReason | None = None,
     given_up: bool = False,
     starts: int = 1,
+    held: bool = False,
 ) -> SlotView:
     ends = starts - 1 if worker is not None else starts
-    return SlotView(index, worker, ends, given_up, next_start, starts, ends, last_reason)
+    return SlotView(index, worker, ends, given_up, next_start, starts, ends, last_reason, held)
 
 
 def pool_view(
@@ -157,6 +158,19 @@ class Steered:
             case e.StartPool():
                 pool = replace(pool, stopped=False, wanted=pool.ready + self.slow)
                 self.source.now_view = replace(view, pools=(pool, *others))
+            case e.Hold(_, index) | e.Release(_, index) if not self.slow:
+                held = isinstance(event, e.Hold)
+                gone = {slot.worker for slot in pool.slots if slot.index == index and held}
+                slots = tuple(
+                    replace(slot, held=held, worker=None if held else slot.worker or index + 1)
+                    if slot.index == index
+                    else slot
+                    for slot in pool.slots
+                )
+                workers = tuple(worker for worker in pool.workers if worker.id not in gone)
+                if not held and all(worker.id != index + 1 for worker in workers):
+                    workers += (worker_view(index + 1, index),)
+                self.source.now_view = replace(view, pools=(replace(pool, slots=slots, workers=workers), *others))
             case e.Scale(name, by):
                 pools = [replace(pool, wanted=pool.wanted + by) if pool.name == name else pool for pool in view.pools]
                 self.source.now_view = replace(view, pools=tuple(pools))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from clusterd.ops.exchange import Credentials, Request, Response, Stream
 from clusterd.ops.journal import Journal
 from clusterd.ops.roles import OBSERVERS, Accounts, Role, Roles, accounts
 from tests.ops.serving import DEADLINE, Running, read_all, serving_unix
-from tests.ops.staged import Staged, Steered, control, steered
+from tests.ops.staged import Staged, Steered, control, healthy_view, pool_view, slot_view, steered, worker_view
 
 OWN = Credentials(1, os.getuid(), os.getgid())
 STRANGER = Credentials(2, 40_000, 40_000)
@@ -86,6 +87,8 @@ CHANGES = [
     ("/v1/restart", {"wait": False}, Role.OPERATOR),
     ("/v1/pools/web/start", {"wait": False}, Role.OPERATOR),
     ("/v1/pools/web/stop", {"wait": False}, Role.OPERATOR),
+    ("/v1/pools/web/slots/0/hold", {"wait": False}, Role.OPERATOR),
+    ("/v1/pools/web/slots/1/release", {"wait": False}, Role.OPERATOR),
     ("/v1/shutdown", {}, Role.ADMIN),
 ]
 
@@ -164,6 +167,11 @@ def test_scale_answers_what_became_of_it(body: Any, wanted: int) -> None:
         ("/v1/restart", {"worker": 9}, 404, "there is no worker '9' now"),
         ("/v1/pools/cpu/start", None, 404, "there is no pool 'cpu'"),
         ("/v1/pools/cpu/stop", None, 404, "there is no pool 'cpu'"),
+        ("/v1/pools/cpu/slots/0/hold", None, 404, "there is no pool 'cpu'"),
+        ("/v1/pools/web/slots/2/hold", None, 404, "pool web has no slot '2'; its slots are 0 to 1"),
+        ("/v1/pools/web/slots/-1/hold", None, 404, "pool web has no slot '-1'"),
+        ("/v1/pools/web/slots/%d9%a1/release", None, 404, "pool web has no slot"),
+        ("/v1/pools/web/slots/00000000000000000001/release", None, 404, "pool web has no slot"),
         ("/v1/nothing", None, 404, "nothing is at /v1/nothing"),
         ("/v1/status", None, 405, "/v1/status takes GET"),
     ],
@@ -239,9 +247,35 @@ def test_a_reload_that_is_not_waited_for_has_begun() -> None:
     assert json.loads(response.body)["verdict"] == "begun"
 
 
-@pytest.mark.parametrize("path", ["/v1/reload", "/v1/restart", "/v1/pools/web/stop", "/v1/pools/web/start"])
+def test_a_slot_is_held_until_it_is_released() -> None:
+    steer = Steered(Staged())
+    response = answered(steer, request("POST", "/v1/pools/web/slots/1/hold"))
+    assert json.loads(response.body) == {"pool": "web", "slot": 1, "held": True, "worker": None}
+    response = answered(steer, request("POST", "/v1/pools/web/slots/1/release"))
+    assert json.loads(response.body) == {"pool": "web", "slot": 1, "held": False, "worker": 2}
+    assert steer.events == [e.Hold("web", 1), e.Release("web", 1)]
+
+
+def test_a_service_that_ends_holds_no_slot() -> None:
+    response = answered(Steered(Staged(), slow=True), request("POST", "/v1/pools/web/slots/1/hold"))
+    assert response.status == 409
+    assert "web/1 is not held now" in json.loads(response.body)["error"]
+
+
+PATIENT = [
+    "/v1/reload",
+    "/v1/restart",
+    "/v1/pools/web/stop",
+    "/v1/pools/web/start",
+    "/v1/pools/cpu/slots/0/hold",
+    "/v1/pools/cpu/slots/1/release",
+]
+
+
+@pytest.mark.parametrize("path", PATIENT)
 def test_an_outcome_that_does_not_come_in_time_is_504(path: str) -> None:
-    steer = Steered(Staged(), slow=True)
+    stuck = pool_view([slot_view(0, 5, held=True), slot_view(1, None)], [worker_view(5, 0)], name="cpu")
+    steer = Steered(Staged(replace(healthy_view(), pools=(*healthy_view().pools, stuck))), slow=True)
     response = answered(steer, request("POST", path, {"timeout": 0.01}))
     assert response.status == 504
     assert steer.audited

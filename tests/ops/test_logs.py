@@ -47,6 +47,8 @@ ONE_OF_EACH: list[f.Fact] = [
     f.Scaled("web", 3, 2),
     f.PoolStopped("web"),
     f.PoolStarted("web", 2),
+    f.SlotHeld("web", 0),
+    f.SlotReleased("web", 0),
     f.PoolRemoved("web"),
     f.ReloadBegan(2, ("web",)),
     f.CanaryBegan("web", 5, 2, 5.0),

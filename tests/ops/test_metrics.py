@@ -16,7 +16,7 @@ from clusterd.core import facts as f
 from clusterd.ops.metrics import METRICS, Metrics
 from clusterd.ops.metrics_table import MetricRow
 from clusterd.ops.readings import STATES
-from tests.ops.staged import Staged, healthy_view, pool_view, slot_view
+from tests.ops.staged import Staged, healthy_view, pool_view, slot_view, worker_view
 
 Labels = frozenset[tuple[str, str]]
 
@@ -116,6 +116,7 @@ def test_the_values_are_those_of_the_view_the_rows_and_the_primary() -> None:
     assert value(page, "ready") == 1
     assert value(page, "pool_workers", pool="web", state="ready") == 1
     assert value(page, "pool_workers_desired", pool="web") == 2
+    assert value(page, "pool_slots_held", pool="web") == 0
     assert value(page, "connections_total", pool="web", slot="0", listener="http") == 12
     assert value(page, "connections_open", pool="web", slot="0") == 3
     assert value(page, "connections_reclaimed_total", pool="web", reason="dead") == 2
@@ -135,6 +136,12 @@ def test_the_values_are_those_of_the_view_the_rows_and_the_primary() -> None:
     # On the core's clock 1.5 s from now, on the page in Unix time.
     assert value(page, "worker_next_start_timestamp_seconds", pool="web", slot="1") == WALL + 1.5
     assert value(page, "worker_next_start_timestamp_seconds", pool="web", slot="0") is None
+
+
+def test_slots_that_an_operator_holds_are_counted() -> None:
+    pool = pool_view([slot_view(0, 1), slot_view(1, None, held=True)], [worker_view(1, 0)])
+    page = read(metrics_of(Staged(replace(healthy_view(1), pools=(pool,)))))
+    assert value(page, "pool_slots_held", pool="web") == 1
 
 
 def test_what_can_happen_is_there_with_zero_before_it_happens() -> None:

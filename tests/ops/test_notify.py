@@ -158,6 +158,11 @@ def test_a_reason_with_a_line_break_is_one_line(manager: Manager) -> None:
                 pool_view([slot_view(0, None)], [], name="cpu", given_up=True))),
             "web 1/1 ready, generation 1; cpu 0/1 ready, generation 1, given up",
         ),
+        (
+            f.View(100.0, "running", True, True, (pool_view(
+                [slot_view(0, 1), slot_view(1, None, held=True)], [worker_view(1, 0)]),)),
+            "1/2 ready, generation 1, held: 1",
+        ),
         (replace(healthy_view(1), phase="lame_duck"), "lame duck, 1 worker left"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
-from clusterd.core.facts import ExitReason, View
+from clusterd.core.facts import ExitReason, ReloadView, View
 from clusterd.ops import document as room
 from clusterd.ops.document import Status
 from clusterd.ops.status import encode, status
@@ -19,7 +19,7 @@ V1 = {
         "name", "generation", "wanted", "ready", "min_ready", "given_up", "zygote", "preloaded", "slots", "leaving",
         "stopped",
     },
-    "Slot": {"index", "worker", "restarts", "row", "given_up", "last_reason", "next_start_in"},
+    "Slot": {"index", "worker", "restarts", "row", "given_up", "last_reason", "next_start_in", "held"},
     "Worker": {
         "id", "slot", "state", "generation", "uptime", "pid", "ready_for", "connections", "requests", "in_flight",
         "memory", "heartbeat_age", "requests_per_second", "cpu", "loop_lag",
@@ -96,6 +96,14 @@ def test_the_document_tells_of_service_pools_slots_and_workers() -> None:
     assert third["worker"]["pid"] is None
     assert third["worker"]["requests"] is None
     assert [worker["id"] for worker in pool["leaving"]] == [2]
+
+
+def test_a_held_slot_is_told_and_not_waited_for_by_a_reload() -> None:
+    pool = pool_view([slot_view(0, 1), slot_view(1, None, held=True)], [worker_view(1, 0)])
+    view = View(100.0, "running", True, True, (pool,), ReloadView(2, ("web",), 99.0, "canary", 101.0))
+    found = document(Staged(view))
+    assert [slot["held"] for slot in found["pools"][0]["slots"]] == [False, True]
+    assert found["reload"]["of"] == 1
 
 
 def test_a_reader_understands_a_newer_and_an_older_document() -> None:

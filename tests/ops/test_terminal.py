@@ -48,6 +48,14 @@ def test_what_is_odd_stands_above_the_table() -> None:
     assert "leftover workers of an earlier primary: 77, 78" in text
 
 
+def test_a_slot_that_is_held_is_no_vacancy() -> None:
+    pool = pool_view([slot_view(0, 1), slot_view(1, None, held=True)], [worker_view(1, 0)])
+    lines = plain(status(ABOUT, Staged(replace(healthy_view(1), pools=(pool,))))).splitlines()
+    assert "held: web/1; `clusterd start web/1` fills it again" in lines
+    (row,) = [line.split() for line in lines if line.startswith("web   1")]
+    assert row[4] == "held"
+
+
 def test_a_narrow_terminal_loses_columns_in_the_stated_order() -> None:
     table = list(rows(some()))
     assert fitting(table, None) == list(COLUMNS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clusterd.core import events as e
 from clusterd.core.supervisor import Supervisor
-from clusterd.primary import bequest, handover
+from clusterd.primary import bequest, handover, state
 from clusterd.primary.handover import BoxState, ChildState, Handover, HandoverError, OutputState, SocketState
 from clusterd.primary.state import StateError
 from clusterd.unix import memfile
@@ -103,6 +103,22 @@ def test_a_state_that_an_earlier_version_stored_goes_on(file: Path) -> None:
     assert "StartZygote" in {type(command).__name__ for command in commands}
     supervisor.handle(e.Stop(), view.now)
     assert supervisor.view().phase != "running"
+
+
+def test_a_slot_that_is_held_is_held_by_the_next_version_too() -> None:
+    before = Supervisor(POLICY, "seed")
+    for event in (e.Start(), e.ZygoteReady("web", 1), *map(e.Spawned, (1, 2, 3)), *map(e.Ready, (1, 2, 3))):
+        before.handle(event, 1000.0)
+    before.handle(e.Hold("web", 1), 1001.0)
+    before.handle(e.Exited(2, 0), 1001.0)
+    fd = handover.write(Handover(core=state.freeze(before)))
+    try:
+        after = bequest.rules(handover.read(fd), Supervisor(POLICY, "seed"))
+    finally:
+        os.close(fd)
+    assert [slot.held for slot in after.view().pools[0].slots] == [False, True, False]
+    after.handle(e.ZygoteReady("web", 1), 1002.0)
+    assert [worker.slot for worker in after.view().pools[0].workers] == [0, 2]
 
 
 def test_rules_that_are_none_are_refused() -> None:

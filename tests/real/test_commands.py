@@ -18,6 +18,7 @@ from tests.procfs import wait_for
 from tests.real.harness import DEADLINE, Launcher, Service, Settings, merged
 from tests.real.looking import AT_ONCE
 from tests.real.playground import APP, LIVES, own_launcher, up
+from tests.real.terminal import Terminal
 
 TALKING = {
     "status": (), "list": (), "ls": (), "describe": ("web/0",), "events": ("--no-follow",), "health": (),
@@ -220,6 +221,41 @@ def test_a_reload_tells_its_stages_and_its_verdict(launcher: Launcher) -> None:
     assert service.get("/").status == 200
 
 
+CANARY = b"the first new worker proves itself"
+
+
+def test_on_a_terminal_a_reload_has_a_bar_that_goes_away(launcher: Launcher) -> None:
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "1s"}}}}))
+    with Terminal(service, "reload") as terminal:
+        terminal.wait_for("━".encode())
+        terminal.wait_for(CANARY)
+        assert terminal.ended() == 0
+        assert b"generation 2 is promoted" in terminal.shown
+        last = terminal.shown.rpartition(b"\x1b[2K")[2]  # the bar's line is erased, and the verdict is what stays
+        assert b"promoted" in last
+        assert "━".encode() not in last
+
+
+def test_a_bar_is_left_by_ctrl_c_and_the_reload_goes_on(launcher: Launcher) -> None:
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "60s"}}}}))
+    with Terminal(service, "reload") as terminal:
+        terminal.wait_for(CANARY)
+        terminal.type(b"\x03")
+        assert terminal.ended() == 130
+        assert b"the reload goes on; `clusterd events` tells of its verdict" in terminal.shown
+    assert service.status()["reload"]["stage"] == "canary"
+
+
+def test_on_a_dumb_terminal_a_reload_tells_its_stages_in_lines(launcher: Launcher) -> None:
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "1s"}}}}))
+    with Terminal(service, "reload", kind="dumb") as terminal:
+        assert terminal.ended() == 0
+        assert CANARY in terminal.shown
+        assert terminal.shown.count(CANARY) == 1
+        assert b"generation 2 is promoted" in terminal.shown
+        assert b"\x1b" not in terminal.shown
+
+
 def test_a_configuration_that_is_bad_is_refused_and_told(launcher: Launcher) -> None:
     service = up(launcher, SLOW_CANARY)
     config = launcher.folder / "clusterd.toml"
@@ -277,6 +313,48 @@ def test_a_pool_is_stopped_and_started(launcher: Launcher) -> None:
     assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
     assert service.get("/").status == 200
     assert [line["action"] for line in service.logged("audit")] == ["stop", "stop", "start", "start"]
+
+
+def test_a_slot_is_drained_and_held_until_it_is_started(launcher: Launcher) -> None:
+    service = up(launcher, LIVES, workers=2)
+    first, second = (one["id"] for one in service.workers())
+    assert lines(service, "stop", "web/0") == ["web/0: held; `clusterd start web/0` fills it again"]
+    assert [one["id"] for one in service.workers()] == [second]
+    table = lines(service, "status")
+    assert "held: web/0; `clusterd start web/0` fills it again" in table
+    assert [row.split()[4] for row in table if row.startswith("web ")] == ["held", "ready"]
+    assert [service.get("/").status for _ in range(4)] == [200] * 4
+    assert lines(service, "reload")[0].startswith("generation 2 is promoted")
+    assert [(one["slot"], one["generation"]) for one in service.workers()] == [(1, 2)]
+    (told,) = lines(service, "start", "web/0")
+    number = told.removeprefix("web/0: worker ")
+    assert int(number) > second > first
+    assert {(one["slot"], one["generation"]) for one in service.workers()} == {(0, 2), (1, 2)}
+    assert lines(service, "stop", number) == ["web/0: held; `clusterd start web/0` fills it again"]
+    assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
+    for command in ("stop", "start"):
+        done = service.cli(command, "web/7")
+        assert (done.returncode, done.stdout) == (EXIT_FAILED, "")
+        assert "pool web has no slot '7'; it has 0, 1" in done.stderr
+        done = service.cli(command, "cpu")
+        assert "there is no pool, slot or worker 'cpu' now; expected a pool (web), POOL/SLOT" in done.stderr
+    assert [line["action"] for line in service.logged("audit")] == ["hold", "reload", "release", "hold", "start"]
+
+
+def test_with_one_that_runs_each_command_works(launcher: Launcher) -> None:
+    """All of them in turn, with the same service: whatever is new is here too, or the first test of this file fails."""
+    service = up(launcher, LIVES, workers=2)
+    last = ("stop", "start", "shutdown")
+    for name in [*(name for name in NAMES if name not in last), *last]:
+        if name in ("top", "monit"):
+            with Terminal(service, name) as terminal:
+                terminal.wait_for(b"web")
+                terminal.type(b"q")
+                assert terminal.ended() == 0
+        else:
+            done = service.cli(name, *TALKING[name])
+            assert (done.returncode, done.stderr if name not in ("reload", "upgrade") else "") == (0, ""), (name, done)
+    assert service.wait_exit() == 0
 
 
 # -- with none, with one that is frozen, of another version, another user's ------------------------------------------
