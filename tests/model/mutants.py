@@ -310,12 +310,6 @@ MUTANTS = (
         "        if False\n        for worker",
     ),
     Mutant(
-        "a canary is started in a held slot",
-        "converge.py",
-        "first = next(iter(pool.open_slots), None)",
-        "first = next(iter(pool.slots), None)",
-    ),
-    Mutant(
         "a reload waits for held slots",
         "reload.py",
         "        for slot in pool.open_slots\n",

@@ -27,9 +27,11 @@ FUZZ = int(os.environ.get("CLUSTERD_FUZZ_REQUESTS", "1500"))
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with own_launcher(tmp_path_factory.mktemp("service")) as launcher:
-        one = launcher.start(
-            app(PIDS), {"control": {"observer_socket": str(launcher.run_dir / "look.sock")}}, workers=2
-        )
+        settings = {
+            "control": {"observer_socket": str(launcher.run_dir / "look.sock")},
+            "pools": {"web": {"reload": {"canary": "100ms"}}},  # requests without "wait" have their verdict soon
+        }
+        one = launcher.start(app(PIDS), settings, workers=2)
         one.wait_log("worker_ready", count=2)
         yield one
 
@@ -108,11 +110,12 @@ def test_what_the_description_promises_is_what_the_server_does(service: Service,
 
 def random_request(chance: random.Random) -> bytes:
     """Nearly right, wrong, or noise."""
-    methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW", "get", ""]
+    methods = ["GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE", "OPTIONS", "BREW", "get", ""]
     paths = [
         "/v1/status", "/v1/workers/1", "/v1/workers/-1", "/v1/workers/" + "9" * 300, "/v1/events", "/v1/logs",
         "/v1/crashes?last=3", "/v1/openapi.json", "/livez?verbose", "/v1/logs?lines=1e9", "/v1/logs?follow=%00",
-        "/v1/pools/web/scale", "/v1/pools/%2e%2e/scale", "/v1/workers/1/stacks", "//", "*", "/v1/" + "a" * 5000,
+        "/v1/pools/web/scale", "/v1/pools/%2e%2e/scale", "/v1/pools/web/scale",
+        "/v1/pools/web/scale", "/v1/pools/web/slots/9/hold", "/v1/workers/1/stacks", "//", "*", "/v1/" + "a" * 5000,
         "http://x/v1/status", "/v1/status?" + "&".join(f"a{number}=1" for number in range(40)),
     ]  # fmt: skip
     bodies = [b"", b"{}", b'{"by":0}', b'{"to":2}', b"[", b"\xff\xfe", b'{"by":"x"}', b"{" * 3000, b"x" * 70_000]
@@ -135,30 +138,99 @@ def random_request(chance: random.Random) -> bytes:
     return data[: chance.randrange(len(data))] if chance.random() < 0.1 else data
 
 
+def answer_to(path: Path, data: bytes) -> bytes:
+    """What the server says to these bytes, however little."""
+    answer = b""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE)
+        client.connect(os.fspath(path))
+        try:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            while piece := client.recv(65536):
+                answer += piece
+        except ConnectionError:
+            pass
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 "), (data, answer)
+    return answer
+
+
+def wanted_by(service: Service) -> int:
+    return int(service.status()["pools"][0]["wanted"])
+
+
 @pytest.mark.timeout(300)
-def test_random_requests_neither_end_it_nor_leak_nor_change_anything(service: Service) -> None:
+def test_random_requests_of_an_observer_neither_end_it_nor_leak_nor_change_anything(service: Service) -> None:
     chance = random.Random(2026)
     before, fds = pids_of(service), len(descriptors(service.pid))
-    wanted = service.status()["pools"][0]["wanted"]
+    wanted, mark = wanted_by(service), service.mark()
     for _ in range(FUZZ):
-        data = random_request(chance)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(DEADLINE)
-            client.connect(os.fspath(service.run_dir / "look.sock"))
-            try:
-                client.sendall(data)
-                client.shutdown(socket.SHUT_WR)
-                answer = b""
-                while piece := client.recv(65536):
-                    answer += piece
-            except ConnectionError:
-                continue
-            assert answer == b"" or answer.startswith(b"HTTP/1.1 "), (data, answer)
+        answer_to(service.run_dir / "look.sock", random_request(chance))
     assert service.alive()
-    assert service.status()["pools"][0]["wanted"] == wanted
+    assert wanted_by(service) == wanted
     assert pids_of(service) == before
+    assert {line["action"] for line in service.logged("audit", after=mark)} <= {"refused"}
     assert not service.logged("internal_error")
     wait_for(lambda: len(descriptors(service.pid)) <= fds, DEADLINE, "the end of every connection")
+
+
+@pytest.mark.timeout(300)
+def test_random_requests_of_an_admin_change_what_is_well_formed_and_answered_so_and_nothing_else(
+    service: Service,
+) -> None:
+    """One line in the audit for each change that was answered with success, none for anything else."""
+    chance = random.Random(2027)
+    fds, mark, changed = len(descriptors(service.pid)), service.mark(), 0
+    wanted = wanted_by(service)
+    for _ in range(FUZZ):
+        data = random_request(chance)
+        answer = answer_to(service.run_dir / "control.sock", data)
+        if data.startswith(b"POST ") and answer.startswith(b"HTTP/1.1 200 "):
+            changed += 1
+            found, _ = json.JSONDecoder().raw_decode(answer.partition(b"\r\n\r\n")[2].decode())
+            wanted = found.get("wanted", wanted)
+        assert not answer.startswith((b"HTTP/1.1 500 ", b"HTTP/1.1 503 ", b"HTTP/1.1 504 ")), (data, answer)
+    assert service.alive()
+    assert changed > FUZZ / 500, "too few of them were right to say anything"
+    assert wanted_by(service) == wanted
+    assert len(service.logged("audit", after=mark)) == changed
+    assert not service.logged("internal_error")
+    ask(service.run_dir / "control.sock", "POST", "/v1/pools/web/scale", b'{"to": 2}')
+    wait_for(lambda: len(service.workers()) == 2, DEADLINE, "two workers")
+    wait_for(lambda: len(descriptors(service.pid)) <= fds, DEADLINE, "the end of every connection")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root may")
+def test_random_requests_of_another_user_are_all_refused(service: Service) -> None:
+    """Also where the file's mode lets it in: by what the kernel says of it."""
+    chance, path = random.Random(2028), service.run_dir / "control.sock"
+    requests = [random_request(chance) for _ in range(FUZZ // 10)]
+    mark = service.mark()
+    service.run_dir.chmod(0o711)
+    path.chmod(0o666)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            for data in requests:
+                answer = answer_to(path, data)
+                os.write(writing, answer[9:12].rjust(3) if answer else b"---")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as codes:
+        said = codes.read()
+    os.waitpid(child, 0)
+    path.chmod(0o600)
+    service.run_dir.chmod(0o700)
+    found = {said[at : at + 3] for at in range(0, len(said), 3)}
+    assert len(said) == 3 * len(requests)
+    assert b"403" in found
+    assert found <= {b"403", b"---", b"400", b"413", b"431", b"501", b"505", b"408"}, found
+    assert not service.logged("audit", after=mark)
 
 
 def test_the_observer_socket_refuses_every_change(service: Service) -> None:
