@@ -20,8 +20,8 @@ from tests.real.harness import DEADLINE, Service
 from tests.real.looking import PIDS, app, descriptors, pids_of
 from tests.real.playground import own_launcher
 
-FUZZ = int(os.environ.get("CLUSTERD_FUZZ_REQUESTS", "1500"))
-"""Random requests; the figure is taken with 10,000."""
+FUZZ = int(os.environ.get("CLUSTERD_FUZZ_REQUESTS", "10000"))
+"""Random requests to each socket."""
 
 
 @pytest.fixture(scope="module")
