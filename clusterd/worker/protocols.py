@@ -180,15 +180,16 @@ def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:
     def bounded_data_received(self: Any, data: bytes) -> None:
         if self.token is not None:
             self.free()
-        scope = self.scope
         base_data_received(self, data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
-            self.head = 0
-        elif scope is self.scope:  # all of it was head: what a read before brought has another scope
-            self.head += len(data)
-            if self.head > MAX_HEAD and not self.transport.is_closing():
-                self.send_400_response("Request head too large.")
+            return  # that head is complete
+        if self.scope is not self.headed:  # it begins somewhere in this read
+            self.headed, self.head = self.scope, 0
+            return
+        self.head += len(data)
+        if self.head > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response("Request head too large.")
 
     return bounded_data_received if bounded else data_received
 
@@ -204,6 +205,7 @@ class Http(asyncio.Protocol):
     app: Any
     transport: Any
     flow: Any
+    headed: Any = None
     head = 0
     early = b""
 

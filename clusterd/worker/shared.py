@@ -102,7 +102,7 @@ class Accepting:
         if not self._watching and not self.ended:
             self._watching = True
             for source in self._sources:
-                self._loop.add_reader(source.sock, self._readable, source)
+                self._loop.add_reader(source.sock, self._look(source))
 
     def stop(self, *, take_all: bool = False) -> None:
         """Accept no more. Idempotent.
@@ -138,6 +138,19 @@ class Accepting:
         else:
             self._close()
 
+    def _look(self, source: _Source) -> Callable[[], None]:
+        """What is called when the loop says "readable".
+
+        All workers are woken for each connection, and one gets it. To ask first costs a third of an accept in vain.
+        """
+        more, readable = source.more, self._readable
+
+        def look() -> None:
+            if more(0):
+                readable(source)
+
+        return look
+
     def _readable(self, source: _Source) -> None:
         try:
             self._accept(source)
@@ -157,9 +170,8 @@ class Accepting:
         Raises:
             OSError: as :func:`clusterd.unix.sockets.accept`.
         """
-        words, more, count = self._words, source.more, 0
-        # All workers are woken for each connection, and one gets it. To ask first costs a third of an accept in vain.
-        while count < A_TURN and more(0):
+        words, count = self._words, 0
+        while True:
             # The open file description is shared with every worker and may be so with whoever passed the socket: one
             # who makes it blocking would have the loser of a race for a connection wait in accept.
             source.sock.setblocking(False)
@@ -175,6 +187,8 @@ class Accepting:
             except Exception:
                 logger.exception("a connection of %s could not be served", source.name)
                 sock.close()
+            if count == A_TURN or not source.more(0):
+                break
         return count
 
     def _unwatch(self) -> None:
