@@ -92,7 +92,7 @@ class Connections:
         self.observe = REQUEST.observer(words)
         self._linger = linger
         self._patient_until = 0.0
-        self._http, self._arriving = extend(config, self)
+        self._kinds = extend(config, self)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._complaints = Complaints()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
@@ -109,8 +109,8 @@ class Connections:
         Raises:
             OSError: asyncio cannot use this socket; it stays the caller's.
         """
-        plain = door.plain
-        kind = self._http if plain else self._arriving
+        plain, kinds = door.plain, self._kinds
+        kind = (kinds.bounded if token.bounded else kinds.free) if plain else kinds.arriving
         protocol = kind(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
         if plain:
             self._enter(sock, protocol, token)

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from time import monotonic_ns
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from ..errors import PeerError
 from ..unix.mail import Inbox, Mail, silence
@@ -50,21 +50,12 @@ _UNREAD: Final = int(Row.CONNECTIONS_UNREAD)
 logger = logging.getLogger("clusterd")
 
 
-class Handed(socket.socket):
-    """A connection whose family and type are plain numbers.
+Handed: Final = cast(Callable[[int, int, int, int], socket.socket], socket.SocketType)
+"""``(family, kind, proto, fd)``: a connection as the C part of ``socket`` has it.
 
-    ``socket.socket`` makes them members of an enum each time that it is asked, 0.5 us, and the loops ask five times.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, family: int, kind: int, proto: int, fileno: int) -> None:
-        socket.SocketType.__init__(self, family, kind, proto, fileno)
-        self._io_refs = 0  # what socket.socket does besides
-        self._closed = False
-
-    family = socket.SocketType.family  # type: ignore[assignment]
-    type = socket.SocketType.type  # type: ignore[assignment]
+Python's part is made and closed in 1.5 us more, and makes members of an enum of its family and type, 0.5 us, each of
+the five times that a loop asks for them. What it adds no loop uses: files, ``accept``, ``dup``.
+"""
 
 
 class Taken(Protocol):
@@ -295,7 +286,7 @@ class Intake:
             return  # a probe: that it was taken is all it wants
         try:
             letter = unpack(mail.payload)
-            sock = Handed(box.family, box.kind, box.proto, fileno=fd)
+            sock = Handed(box.family, box.kind, box.proto, fd)
         except (PeerError, OSError) as error:
             os.close(fd)
             self._refuse(box, error)

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic_ns
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import HostError
 from ..unix.sockets import unread
@@ -58,12 +58,22 @@ class Owner(Protocol):
         """A connection has become another kind of connection."""
 
 
-def extend(config: uvicorn.Config, owner: Owner) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Put counting into uvicorn's classes for this configuration, which fits.
+class Kinds(NamedTuple):
+    """The HTTP protocols, by what a connection owes and what comes before its HTTP.
 
-    Returns:
-        The HTTP protocols: for what begins with HTTP, and for what a proxy's header or TLS come before.
+    Attributes:
+        free: nobody waits for its first byte.
+        bounded: its token is to be returned at the first byte.
+        arriving: … and a proxy's header or TLS come before that.
     """
+
+    free: Callable[..., Any]
+    bounded: Callable[..., Any]
+    arriving: Callable[..., Any]
+
+
+def extend(config: uvicorn.Config, owner: Owner) -> Kinds:
+    """Put counting into uvicorn's classes for this configuration, which fits."""
     base = config.http_protocol_class
     # Responses that uvicorn gives of itself, 500 after an exception and 503, pass through no other place than the
     # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.
@@ -72,8 +82,11 @@ def extend(config: uvicorn.Config, owner: Owner) -> tuple[Callable[..., Any], Ca
     websocket = config.ws_protocol_class
     if websocket is not None:
         config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
-    added = {"owner": owner, "data_received": _reading(base, bounded=not hasattr(base, "handle_events"))}
-    return type("WorkerHttp", (Http, base), added), type("WorkerArriving", (Arriving, base), added)
+    reading = _limited(base) if not hasattr(base, "handle_events") else base.data_received  # h11 has a limit of its own
+    added = {"owner": owner, "data_received": reading}
+    http = type("WorkerHttp", (Http, base), added)
+    added = added | {"data_received": _freeing(reading)}
+    return Kinds(http, type("WorkerBounded", (Bounded, base), added), type("WorkerArriving", (Arriving, base), added))
 
 
 def fit(config: uvicorn.Config) -> None:
@@ -164,22 +177,11 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
     return type("WorkerCycle", (base,), {"send": send, "run_asgi": run, "uvicorns_own": base})
 
 
-def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:
-    """``data_received`` with the token returned at the first byte and, if ``bounded``, a limit on the head.
-
-    One function and the base's called directly: this runs for every read of every connection. Shadowing it on the
-    instance until the first byte costs nothing later, but then each request's head after it would have no bound.
-    """
+def _limited(base: Any) -> Callable[[Any, bytes], None]:
+    """``data_received`` with a limit on the head. The base's is called directly: this runs for every read."""
     base_data_received = base.data_received
 
     def data_received(self: Any, data: bytes) -> None:
-        if self.token is not None:
-            self.free()
-        base_data_received(self, data)
-
-    def bounded_data_received(self: Any, data: bytes) -> None:
-        if self.token is not None:
-            self.free()
         base_data_received(self, data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
@@ -191,22 +193,50 @@ def _reading(base: Any, *, bounded: bool) -> Callable[[Any, bytes], None]:
         if self.head > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
 
-    return bounded_data_received if bounded else data_received
+    return data_received
+
+
+def _freeing(reading: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+    """``data_received`` with the token returned at the first byte."""
+
+    def data_received(self: Any, data: bytes) -> None:
+        if self.token is not None:
+            self.free()
+        reading(self, data)
+
+    return data_received
 
 
 class Http(asyncio.Protocol):
     """What is added to uvicorn's HTTP protocols; it stands before them in the order of bases."""
 
     owner: Owner
-    token: Taken | None = None
     told: Header | None = None
     certificate: str | None = None
     arrival: Arrival | None = None
     app: Any
     transport: Any
-    flow: Any
     headed: Any = None
     head = 0
+
+    def free(self) -> None:
+        """The connection is not unread any more."""
+
+    def send_400_response(self, msg: str) -> None:
+        self.owner.count(BAD_REQUEST)
+        super().send_400_response(msg)  # type: ignore[misc]
+
+    def timeout_keep_alive_handler(self) -> None:
+        """After a turn that took long the timer and the next request are due together: the request wins."""
+        if self.transport.is_closing() or not waiting(self):
+            super().timeout_keep_alive_handler()  # type: ignore[misc]
+
+
+class Bounded(Http):
+    """… where it is waited for the first byte."""
+
+    token: Taken | None = None
+    flow: Any
     early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -237,17 +267,8 @@ class Http(asyncio.Protocol):
         self.free()
         super().connection_lost(exc)
 
-    def send_400_response(self, msg: str) -> None:
-        self.owner.count(BAD_REQUEST)
-        super().send_400_response(msg)  # type: ignore[misc]
 
-    def timeout_keep_alive_handler(self) -> None:
-        """After a turn that took long the timer and the next request are due together: the request wins."""
-        if self.transport.is_closing() or not waiting(self):
-            super().timeout_keep_alive_handler()  # type: ignore[misc]
-
-
-class Arriving(Http):
+class Arriving(Bounded):
     """… where a proxy's header or TLS come before HTTP."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

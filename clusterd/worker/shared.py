@@ -181,7 +181,7 @@ class Accepting:
             count += 1
             words[_TAKEN] += 1
             words[source.word] += 1
-            sock = Handed(source.family, source.kind, source.proto, fileno=accepted[0])
+            sock = Handed(source.family, source.kind, source.proto, accepted[0])
             try:
                 self._on_connection(sock, _ACCEPTED, source.door)
             except Exception:
