@@ -16,7 +16,7 @@ from typing import Final
 
 from ..unix.sockets import EXHAUSTED, accept
 from ..wire.rows import ACCEPTED, Row
-from .mailbox import Handed
+from .mailbox import handed
 from .options import Door, Inboxed
 
 A_TURN: Final = 4
@@ -181,7 +181,7 @@ class Accepting:
             count += 1
             words[_TAKEN] += 1
             words[source.word] += 1
-            sock = Handed(source.family, source.kind, source.proto, accepted[0])
+            sock = handed(source.family, source.kind, source.proto, accepted[0])
             try:
                 self._on_connection(sock, _ACCEPTED, source.door)
             except Exception:

@@ -15,7 +15,7 @@ from clusterd.unix import mail
 from clusterd.wire import mail as letters
 from clusterd.wire.mail import Letter
 from clusterd.wire.rows import HANDOVER, WORDS, Row
-from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token
+from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token, handed
 from clusterd.worker.options import Door, Inboxed
 from tests.procfs import wait_for
 from tests.worker.engine import IMPLEMENTATIONS, Engine, read_until, timed
@@ -378,3 +378,15 @@ async def app(scope, receive, send):
         for item in back:
             if item.fd is not None:
                 os.close(item.fd)
+
+
+def test_a_connection_is_a_socket_of_pythons_own_kind_which_uvloop_closes_once() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        sock = handed(-1, -1, -1, near.detach())
+        assert isinstance(sock, socket.socket)
+        assert (sock.family, sock.type) == (int(socket.AF_UNIX), int(socket.SOCK_STREAM))
+        sock.makefile("rb").close()  # counts who else uses it
+        sock.close()
+        assert sock.fileno() == -1
+        assert far.recv(1) == b""
