@@ -20,7 +20,7 @@ from clusterd.config.flags import (
 )
 from clusterd.config.notation import dotted
 from clusterd.config.read import read
-from clusterd.config.rules import check, grace_fault, seconds, shortened
+from clusterd.config.rules import check, grace_fault, seconds, shortened, shut_out
 from clusterd.config.schema import Config
 from clusterd.errors import ConfigError, HostError, Problem, UsageError
 
@@ -115,6 +115,9 @@ def load(
         )
     if document.problems:
         raise ConfigError(_bounded(document.problems))
+    kept_out = shut_out(config.control)
+    if kept_out is not None:
+        warnings.append(kept_out)
     return Loaded(
         config=config,
         file=document.file,

@@ -7,7 +7,7 @@ from clusterd.config.document import Document
 from clusterd.config.lines import Path
 from clusterd.config.notation import toml_text
 from clusterd.config.read import Reading
-from clusterd.config.schema import Config, Listener, Pool, Shutdown
+from clusterd.config.schema import Config, Control, Listener, Pool, Shutdown
 from clusterd.config.vocabulary import DURATION
 
 RUNS = ("app", "script", "command", "tasks")
@@ -50,6 +50,24 @@ def grace_fault(shutdown: Shutdown) -> str | None:
         f"lame_duck ({seconds(shutdown.lame_duck)}), linger ({seconds(shutdown.linger)}), drain_timeout"
         f" ({seconds(shutdown.drain_timeout)}) and {seconds(KILL_MARGIN)} are {seconds(needed)},"
         f" which does not fit grace_period ({grace})"
+    )
+
+
+def shut_out(control: Control) -> str | None:
+    """Who is named as operator or admin and cannot connect, whoever they are; ``None`` if nobody is known to be."""
+    if not control.socket or control.mode & 0o022:
+        return None
+    named = {"operators": control.operators, "admins": control.admins}
+    there = [
+        f"control.{key} ({', '.join(names)})"
+        for key, accounts in named.items()
+        if (names := [one for one in (*accounts.users, *accounts.groups) if one not in ("root", "0")])
+    ]
+    if not there:
+        return None
+    return (
+        f'control: mode = "{control.mode:04o}" lets only root and the user the service runs as connect, so'
+        f' {" and ".join(there)} cannot; mode = "0666" is safe: who may do what does not depend on it'
     )
 
 

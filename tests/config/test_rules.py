@@ -188,3 +188,37 @@ def test_a_shortened_shutdown_fits_and_is_never_unbounded(
     assert fitting.linger <= linger
     assert drain == 0 or fitting.drain_timeout <= max(drain, 0.1)
     assert needed_grace(msgspec.structs.replace(fitting, drain_timeout=0.0)) is None
+
+
+# -- who may connect to the control socket ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("control", "who"),
+    [
+        ('operators = {users = ["deploy"]}', "control.operators (deploy)"),
+        ('mode = "0644"\nadmins = {groups = ["ops", "0"]}', "control.admins (ops)"),
+        (
+            'operators = {users = ["root", "a", "b"]}\nadmins = {users = ["c"]}',
+            "control.operators (a, b) and control.admins (c)",
+        ),
+    ],
+)
+def test_who_is_named_and_kept_out_by_the_sockets_mode_is_warned_of(control: str, who: str) -> None:
+    (warning,) = load(f"{HTTP}{WEB}[control]\n{control}\n", file="shop.toml", environ={}).warnings
+    assert f"so {who} cannot" in warning
+    assert 'mode = "0666" is safe' in warning
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        "",
+        'operators = {users = ["root", "0"]}',
+        'mode = "0666"\noperators = {users = ["deploy"]}',
+        'mode = "0660"\noperators = {users = ["deploy"]}',  # who is in the service's group is the host's affair
+        'socket = 0\noperators = {users = ["deploy"]}',
+    ],
+)
+def test_where_somebody_named_may_connect_nothing_is_said(control: str) -> None:
+    assert load(f"{HTTP}{WEB}[control]\n{control}\n", file="shop.toml", environ={}).warnings == ()

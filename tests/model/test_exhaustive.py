@@ -148,7 +148,7 @@ def test_a_slot_is_held(workers: int, plan: tuple[e.Event, ...], faults: int) ->
     ("workers", "plan"),
     [
         (2, (HOLD, reload(2, small(2)))),
-        (2, (reload(2, small(2)), HOLD)),
+        pytest.param(2, (reload(2, small(2)), HOLD), marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
         (1, (HOLD, reload(2, small(1)), RELEASE)),
         (1, (reload(2, small(1)), HOLD, RELEASE)),
     ],

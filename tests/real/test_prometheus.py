@@ -18,6 +18,7 @@ import pytest
 
 from clusterd.ops.metrics_table import METRICS
 from tests.procfs import wait_for
+from tests.real import memory
 from tests.real.clients import fetch, split
 from tests.real.harness import Launcher, Service, kill
 
@@ -58,6 +59,8 @@ async def app(scope, receive, send):
     path = scope["path"]
     if path == "/block":
         time.sleep(float(scope["query_string"].decode()))
+    elif path == "/hog":
+        bytearray(1 << 30)
     elif path == "/hang":
         await asyncio.Event().wait()
     elif path == "/leak":
@@ -205,7 +208,13 @@ class Faults:
 
 
 @pytest.fixture
-def service(launcher: Launcher) -> Service:
+def group() -> Iterator[memory.Group]:
+    with memory.group() as made:
+        yield made
+
+
+@pytest.fixture
+def service(group: memory.Group, launcher: Launcher) -> Service:
     (launcher.folder / "app.py").write_text(APP)
     pool = {
         "min_ready": 2, "restart": {"initial_delay": "50ms", "max_delay": "100ms", "give_up_after": 0},
@@ -214,16 +223,17 @@ def service(launcher: Launcher) -> Service:
     settings = {
         "pools": {"web": pool}, "listeners": {"http": {"backlog": 16}},
         "shutdown": {"linger": "0s", "drain_timeout": "500ms"},
+        "memory": {"guard": False},  # the kernel is to be the one that kills
     }  # fmt: skip
     launcher.configuration(settings, workers=2)
-    service = launcher.run("--config", str(launcher.folder / "clusterd.toml"))
+    service = launcher.run("--config", str(launcher.folder / "clusterd.toml"), through=group.through)
     service.wait_log("worker_ready", count=2)
     return service
 
 
 @pytest.mark.slow
 def test_alerts_fire_on_their_faults_and_resolve_and_every_panel_has_data(
-    launcher: Launcher, service: Service, tmp_path: Path
+    group: memory.Group, launcher: Launcher, service: Service, tmp_path: Path
 ) -> None:
     faults = Faults(launcher, service)
     with prometheus(tmp_path, service.monitoring()) as server:
@@ -252,12 +262,17 @@ def test_alerts_fire_on_their_faults_and_resolve_and_every_panel_has_data(
             server.wait(lambda: bool(server.query("sum(clusterd_http_requests_in_flight) > 0")), "a request in flight")
             assert faults.reload() == "promoted"
             fires("ClusterdDrainForced")
-        # a leak
+        # the kernel kills a worker because there is no memory left
+        mark = service.mark()
+        with group.bounded(64 << 20), pytest.raises(OSError, match=r"."):
+            service.get("/hog")
+        assert service.wait_log("worker_exited", after=mark)["reason"] == "oom"
+        fires("ClusterdOutOfMemory")
+        assert server.query("clusterd_cgroup_oom_kills_total > 0")
+        service.wait_log("worker_ready", after=mark)
+        # a leak, and meanwhile event loops that stand still again and again; then what waits for them
         (faults.folder / "leaking").touch()
         service.get("/leak")
-        fires("ClusterdMemoryLeak")
-        (faults.folder / "leaking").unlink()
-        # event loops that stand still, and what waits for them
         stop = threading.Event()
 
         def keep_blocking() -> None:
@@ -267,9 +282,10 @@ def test_alerts_fire_on_their_faults_and_resolve_and_every_panel_has_data(
         blocking = threading.Thread(target=keep_blocking)
         blocking.start()
         try:
-            fires("ClusterdEventLoopLag")
+            fires("ClusterdEventLoopLag", "ClusterdMemoryLeak")
         finally:
             stop.set()
+            (faults.folder / "leaking").unlink()
             blocking.join()
         with ExitStack() as waiting:
             for _ in range(8):  # blocked one after another, each for longer than the rule waits

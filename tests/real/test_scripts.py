@@ -150,7 +150,7 @@ def test_a_node_worker_that_blocks_is_seen_not_to_turn(launcher: Launcher) -> No
     wait_for(lambda: samples(service, "clusterd_worker_heartbeat_age_seconds"), DEADLINE, "the first sign of life")
     with pytest.raises(OSError, match="timed out"):
         fetch(where, "/block", timeout=1)
-    wait_for(lambda: age() > 5, DEADLINE, "an age that no worker has which turns")
+    wait_for(lambda: age() > 3, DEADLINE, "an age that no worker has which turns")
     kill(service.workers()[0]["pid"])
 
 
@@ -351,7 +351,7 @@ def test_stacks_are_shown_by_python_programs_and_cost_no_other_its_life(launcher
 
 @pytest.mark.needs("node")
 def test_a_node_worker_that_hangs_is_replaced(launcher: Launcher) -> None:
-    service = start(launcher, "server.js", workers=1, health={"heartbeat_timeout": "10s"})
+    service = start(launcher, "server.js", workers=1, health={"heartbeat_timeout": "4s"})
     where = port(service)
     wait_for(lambda: samples(service, "clusterd_worker_heartbeat_age_seconds"), DEADLINE, "the first sign of life")
     with pytest.raises(OSError, match="timed out"):
