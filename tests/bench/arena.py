@@ -127,8 +127,10 @@ def request(port: int, path: str = "/", timeout: float = 10.0) -> bytes:
 
 
 @contextmanager
-def clusterd(app: str, *, workers: int = WORKERS, settings: Sequence[str] = (), cwd: Path = APPS) -> Iterator[Server]:
-    """``clusterd run APP``, quiet, with monitoring."""
+def clusterd(
+    app: str, *, workers: int = WORKERS, settings: Sequence[str] = (), cwd: Path = APPS, patience: float = 30.0
+) -> Iterator[Server]:
+    """``clusterd run APP``, quiet, with monitoring; ``patience``: seconds until all workers are to be ready."""
     port, monitoring = free_port(), free_port()
     run_dir = Path(f"/tmp/clusterd-bench-{os.getpid()}-{port}")
     sets = [
@@ -140,7 +142,7 @@ def clusterd(app: str, *, workers: int = WORKERS, settings: Sequence[str] = (), 
     argv = [sys.executable, "-m", "clusterd", "run", app, "-w", str(workers), "-b", f"127.0.0.1:{port}", *flags]
     try:
         with served(argv, port, monitoring=monitoring, cwd=cwd) as server:
-            wait_ready(server, workers)
+            wait_ready(server, workers, patience)
             yield server
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)

@@ -89,8 +89,7 @@ class Watched(World):
                     tried = [
                         one
                         for one in after.values()
-                        if generation in (one.candidate, one.generation)
-                        and one.wanted > sum(slot.held for slot in one.slots)
+                        if generation in (one.candidate, one.generation) and not self._empty(before.get(one.name), one)
                     ]
                     for one in tried:
                         assert self.now >= self.watched_until[one.name], "it rolls before its canary's time is over"
@@ -133,6 +132,13 @@ class Watched(World):
         for fact in self.facts:
             if isinstance(fact, f.WorkerExited) and fact.reason is ExitReason.HUNG:
                 assert fact.ready_for is not None, "one that never was ready cannot hang"
+
+    def _empty(self, was: f.PoolView | None, now: f.PoolView) -> bool:
+        """It is to have no workers, or was not when it rolled: every slot was held, by what has just happened too."""
+        if was is None or not now.wanted:
+            return not now.wanted
+        just_held = {fact.slot for fact in self.facts if isinstance(fact, f.SlotHeld) and fact.pool == was.name}
+        return {slot.index for slot in was.slots if slot.held} | just_held >= set(range(was.wanted))
 
     def _policies(self, name: str) -> list[PoolPolicy]:
         return [one for view in self.before.pools if view.name == name for one in self.may_go_by(view)]
