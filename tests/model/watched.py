@@ -134,11 +134,17 @@ class Watched(World):
                 assert fact.ready_for is not None, "one that never was ready cannot hang"
 
     def _empty(self, was: f.PoolView | None, now: f.PoolView) -> bool:
-        """It is to have no workers, or was not when it rolled: every slot was held, by what has just happened too."""
+        """It is to have no workers, or was not when it rolled: every slot was held, after what has just been ordered."""
         if was is None or not now.wanted:
             return not now.wanted
-        just_held = {fact.slot for fact in self.facts if isinstance(fact, f.SlotHeld) and fact.pool == was.name}
-        return {slot.index for slot in was.slots if slot.held} | just_held >= set(range(was.wanted))
+        held, wanted = {slot.index for slot in was.slots if slot.held}, was.wanted
+        for fact in self.facts:
+            match fact:
+                case f.SlotHeld(was.name, slot):
+                    held.add(slot)
+                case f.Scaled(was.name, scaled, _):
+                    wanted = scaled
+        return held >= set(range(wanted))
 
     def _policies(self, name: str) -> list[PoolPolicy]:
         return [one for view in self.before.pools if view.name == name for one in self.may_go_by(view)]
