@@ -33,18 +33,22 @@ def hold(event: e.Event, before: f.View, after: f.View, facts: list[f.Fact]) -> 
     were = {pool.name: pool for pool in before.pools}
     for fact in ended:
         if fact.verdict is f.Verdict.PROMOTED:
-            _promote_what_is_whole(fact.generation, were, after)
+            scaled = {one.pool: one.wanted for one in facts if isinstance(one, f.Scaled)}
+            _promote_what_is_whole(fact.generation, were, after, scaled)
     for pool in after.pools:
         if after.phase == "running" and pool.name in were:
             _keep_what_is_ready(were[pool.name], pool, _fallen(event, facts))
 
 
-def _promote_what_is_whole(generation: int | None, were: dict[str, f.PoolView], after: f.View) -> None:
-    """A generation is promoted when every slot has a ready worker of it."""
+def _promote_what_is_whole(
+    generation: int | None, were: dict[str, f.PoolView], after: f.View, scaled: dict[str, int]
+) -> None:
+    """A generation is promoted when every slot has a ready worker of it; ``scaled``: what was ordered just before."""
     for pool in after.pools:
         if pool.generation == generation and pool.name in were:
             new = {worker.slot for worker in _ready(pool) if worker.generation == generation} | _held(pool)
-            assert set(range(min(pool.wanted, were[pool.name].wanted))) <= new, "promoted before all were ready"
+            wanted = min(pool.wanted, were[pool.name].wanted, scaled.get(pool.name, pool.wanted))
+            assert set(range(wanted)) <= new, "promoted before all were ready"
 
 
 def _fallen(event: e.Event, facts: list[f.Fact]) -> set[int]:

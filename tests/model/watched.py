@@ -134,7 +134,7 @@ class Watched(World):
                 assert fact.ready_for is not None, "one that never was ready cannot hang"
 
     def _empty(self, was: f.PoolView | None, now: f.PoolView) -> bool:
-        """It is to have no workers, or was not when it rolled: every slot was held, after what has just been ordered."""
+        """It is to have no workers, or was not when it rolled: every slot was held, after what was just ordered."""
         if was is None or not now.wanted:
             return not now.wanted
         held, wanted = {slot.index for slot in was.slots if slot.held}, was.wanted
