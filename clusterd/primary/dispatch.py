@@ -90,12 +90,14 @@ class Dispatch:
         self._closed: Callable[[], None] | None = None
         self._empty_seen = 0
         self.thief = Thief(loop, self)
+        self._robs = False  # some box may be robbed
 
     # -- the rotation --------------------------------------------------------------------------------------------
 
     def add(self, box: Box) -> None:
         """The worker joins the rotation, at its end."""
         self._boxes.append(box)
+        self._robs = self._robs or box.steal_after > 0
         self._resume()
 
     @property
@@ -190,8 +192,7 @@ class Dispatch:
             if (
                 box is not None
                 and not box.robbed
-                and box.fd >= 0
-                and not (ioctl(box.fd, OUTQ, _charged) or _charged[0])
+                and not (box.queued() if box.fd < 0 else ioctl(box.fd, OUTQ, _charged) or _charged[0])
             ):
                 self._after = self._next + 1 if self._next + 1 < len(boxes) else 0  # most often; the rest is _choose's
             elif (box := self._choose()) is None:
@@ -212,17 +213,18 @@ class Dispatch:
             letter = letter_head(letters.VERSION, now, port) + host.encode()
             outbox = box.outbox
             try:
-                if not isinstance(outbox, Outbox):
-                    raise OSError  # a worker without a mailbox goes the long way
-                outbox.passing[0] = fd
-                outbox.sendmsg((letter,), outbox.rights, SEND_FLAGS)
+                if isinstance(outbox, Outbox):
+                    outbox.passing[0] = fd
+                    outbox.sendmsg((letter,), outbox.rights, SEND_FLAGS)
+                    close(fd)
+                elif outbox.post(letter, fd) is not _SENT:
+                    raise OSError
             except OSError:
                 turn = True
                 if self._hand(letter, fd, box):  # once more, and what follows from a failure
                     continue
                 thief.arm()
                 return True
-            close(fd)
             box.handed += 1
             box.posted.append(now / 1e9)  # as the loop's clock has it
             self._next = self._after
@@ -230,7 +232,7 @@ class Dispatch:
             count = BATCH
         self._crowded = count >= CROWD and not self._inherited
         self._short = False
-        return (thief.timer is None and thief.arm()) or turn
+        return (self._robs and thief.timer is None and thief.arm()) or turn
 
     def give(self, mail: Mail, box: Box) -> None:
         """Hand on what was taken back from another's box, before anything that is accepted now."""
@@ -245,7 +247,8 @@ class Dispatch:
         """Post and close our copy; false if it had to be held, and accepting must wait."""
         posted = box.outbox.post(letter, fd)
         if posted is _SENT:
-            os.close(fd)
+            if box.fd >= 0:  # a ``Newconn`` keeps it
+                os.close(fd)
             box.handed += 1
             box.posted.append(self._loop.time())
             self._next = self._after

@@ -26,6 +26,7 @@ class Selector(selectors.BaseSelector):
         self._epoll = select.epoll()
         self._keys: dict[int, selectors.SelectorKey] = {}
         self._served: dict[int, Callable[[], bool]] = {}
+        self._hasty: dict[int, Callable[[], bool]] = {}
         self._on_error = on_error
 
     # -- served at once ------------------------------------------------------------------------------------------
@@ -44,6 +45,11 @@ class Selector(selectors.BaseSelector):
         del self._served[fd]
         self._epoll.unregister(fd)
 
+    def hasten(self, fd: int, callback: Callable[[], bool]) -> None:
+        """As ``serve``, of a descriptor that is registered, in its reader's place, until it is not registered to be
+        read any more."""
+        self._hasty[fd] = callback
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and serve meanwhile; as the base class's otherwise."""
         poll, served, keys = self._epoll.poll, self._served, self._keys
@@ -61,7 +67,17 @@ class Selector(selectors.BaseSelector):
                         turn = True
                 elif (key := keys.get(fd)) is not None:  # a callback before it may have taken it out
                     mask = (event & ~select.EPOLLIN and _WRITE) | (event & ~select.EPOLLOUT and _READ)
-                    ready.append((key, mask & key.events))
+                    mask &= key.events
+                    if mask & _READ and fd in self._hasty:
+                        mask &= ~_READ
+                        try:
+                            turn = self._hasty[fd]() or turn
+                        except BaseException as error:
+                            self._on_error(error)
+                            turn = True
+                        mask &= key.events if keys.get(fd) is key else 0
+                    if mask:
+                        ready.append((key, mask))
             if ready or turn:
                 return ready
             if until is not None:
@@ -85,6 +101,8 @@ class Selector(selectors.BaseSelector):
         key = self.get_key(fileobj)
         if events != key.events:
             self._epoll.modify(key.fd, _mask(events))
+            if not events & _READ:
+                self._hasty.pop(key.fd, None)
         changed = self._keys[key.fd] = key._replace(events=events, data=data)
         return changed
 
@@ -92,6 +110,7 @@ class Selector(selectors.BaseSelector):
         """As the base class's; a descriptor that was closed before is taken out all the same."""
         key = self.get_key(fileobj)
         del self._keys[key.fd]
+        self._hasty.pop(key.fd, None)
         try:
             self._epoll.unregister(key.fd)
         except OSError:
@@ -118,6 +137,7 @@ class Selector(selectors.BaseSelector):
         self._epoll.close()
         self._keys.clear()
         self._served.clear()
+        self._hasty.clear()
 
 
 def _mask(events: int) -> int:
@@ -138,6 +158,10 @@ class Loop(asyncio.SelectorEventLoop):
     def leave(self, fd: int) -> None:
         """See :meth:`Selector.leave`."""
         self._serving.leave(fd)
+
+    def hasten(self, fd: int, callback: Callable[[], bool]) -> None:
+        """See :meth:`Selector.hasten`."""
+        self._serving.hasten(fd, callback)
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, Exception):

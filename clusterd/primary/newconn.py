@@ -1,20 +1,21 @@
 """Handing connections to workers that have no mailbox, Node's among them: ``newconn`` over the control channel.
 
-It takes the place of a mailbox's writing end (:class:`clusterd.unix.mail.Outbox`) in a :class:`.dispatch.Box`. One
-connection at a time is on its way, as Node has it, and one more waits in our end of the channel. Our copy stays open
-until the worker has accepted, so that it can go to another when the worker refuses or dies. Node itself loses it then.
+It takes the place of a mailbox's writing end (:class:`clusterd.unix.mail.Outbox`) in a :class:`.dispatch.Box`. Node's
+own primary has one connection on its way; Node's workers take several. Our copy stays open until the worker has
+accepted, so that it can go to another when the worker refuses or dies. Node itself loses it then.
 """
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..errors import PeerError
 from ..unix.mail import Mail, Posted
 from ..wire import messages
-from ..wire.channel import Received
+from ..wire.channel import NATIVE, Received
 from ..wire.conversation import Conversation
+from ..wire.lines import encode
 
 PARKED: Final = 0.05
 """Seconds that a worker which has refused is handed nothing: it says ``accepted: false`` while it is full, and never
@@ -32,11 +33,12 @@ class Newconn:
         on_refused: called with a connection that it would not have; its descriptor is the callee's.
 
     Attributes:
-        limit: as of an ``Outbox``: it is full exactly when ``queued()`` has reached it.
+        limit: as of an ``Outbox``: it is full exactly when ``queued()`` has reached it. A second one goes to a worker
+            only when none is without.
         answered: connections that it has accepted.
     """
 
-    limit = 2
+    limit = 4
 
     def __init__(
         self,
@@ -50,11 +52,13 @@ class Newconn:
         self._loop = loop
         self._talk = talk
         self._message = messages.newconn(key)
+        self._head, self._tail = _line(self._message)
         self._on_room = on_room
         self._on_refused = on_refused
         self._flying: dict[int, Mail] = {}
         self._parked: asyncio.TimerHandle | None = None
         self._closed = False
+        self._settled = self._settle  # bound once, for it is passed with each
 
     def fileno(self) -> int:
         """-1: there is nothing to poll; ``on_room`` tells."""
@@ -70,24 +74,20 @@ class Newconn:
         return self.queued() >= self.limit
 
     def post(self, payload: bytes, fd: int | None = None) -> Posted:
-        """Hand over one connection. The descriptor stays the caller's, whatever is returned."""
-        if fd is None or self.full:
+        """Hand over one connection. The descriptor is its own if it returns ``SENT``, else the caller's still."""
+        if fd is None or self._parked is not None or len(self._flying) >= self.limit:
             return Posted.FULL
         if self._closed or self._talk.channel.broken is not None:
             return Posted.BROKEN
         try:
             # The flag is of the open file, which we share with the worker: Node does not set it on what it is handed.
             os.set_blocking(fd, False)
-            ours = os.dup(fd)
+            seq = self._talk.ask_at_once(self._head, self._tail, self._settled, fd)
+            if seq is None:  # behind what the channel has to say before it
+                seq = self._talk.ask(self._message, self._answer, os.dup(fd))
         except OSError:
             return Posted.SHORT
-        try:
-            theirs = os.dup(fd)
-        except OSError:
-            os.close(ours)
-            return Posted.SHORT
-        seq = self._talk.ask(self._message, self._answer, theirs)
-        self._flying[seq] = Mail(payload, ours, False)
+        self._flying[seq] = Mail(payload, fd, False)
         return Posted.SENT
 
     def _answer(self, received: Received) -> None:
@@ -95,11 +95,15 @@ class Newconn:
             answer = messages.read(received.message)
         except PeerError:
             answer = None
-        was_full = self.full
-        mail = self._flying.pop(received.ack, None) if received.ack is not None else None
+        if received.ack is not None:
+            self._settle(received.ack, isinstance(answer, messages.Reply) and answer.accepted is True)
+
+    def _settle(self, seq: int, accepted: bool) -> bool:
+        mail = self._flying.pop(seq, None)
         if mail is None or mail.fd is None:
-            return
-        if isinstance(answer, messages.Reply) and answer.accepted:
+            return False
+        was_full = self._parked is not None or len(self._flying) + 1 >= self.limit
+        if accepted:
             os.close(mail.fd)
             self.answered += 1
         else:
@@ -108,6 +112,7 @@ class Newconn:
             self._on_refused(mail)
         if was_full:
             self._on_room()
+        return was_full or not accepted
 
     def _unpark(self) -> None:
         self._parked = None
@@ -124,3 +129,9 @@ class Newconn:
         if self._parked is not None:
             self._parked.cancel()
             self._parked = None
+
+
+def _line(message: Mapping[str, object]) -> tuple[bytes, bytes]:
+    """What a connection's line is made of, before and after the number, which is its last member."""
+    envelope = {"cmd": "NODE_HANDLE", "type": NATIVE, "msg": {**message, "seq": 0}}
+    return encode(envelope)[: -len(b"0}}\n")], b"}}\n"

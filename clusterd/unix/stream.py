@@ -13,7 +13,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 READ_SIZE: Final = 64 * 1024
 """Bytes read in one turn of the event loop, at most."""
@@ -28,6 +28,17 @@ _FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _READ_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _SHORT: Final = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
+
+
+_passing: Final = array.array("i", [0])
+_RIGHTS: Final = ((int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS), _passing),)
+
+
+@runtime_checkable
+class Hasty(Protocol):
+    """A loop that calls a reader while it waits, without a turn of its own; the reader says whether it has to turn."""
+
+    def hasten(self, fd: int, callback: Callable[[], bool]) -> None: ...
 
 
 class _Chunk:
@@ -50,7 +61,7 @@ class FdStream:
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        on_data: Callable[[bytes, list[int]], None],
+        on_data: Callable[[bytes, list[int]], object],
         on_eof: Callable[[], None],
         *,
         on_truncated: Callable[[], None] | None = None,
@@ -63,7 +74,8 @@ class FdStream:
             loop: any loop with ``add_reader`` and ``add_writer``.
             sock: a connected stream socket, owned from here on.
             on_data: gets what one read brought: 1 to ``READ_SIZE`` bytes, and descriptors (close-on-exec, the callee's
-                to close) that came with one of these bytes, in order.
+                to close) that came with one of these bytes, in order. On a loop that is :class:`Hasty` it is called
+                while that waits, which needs no turn if it returns ``False``.
             on_eof: see the class.
             on_truncated: called before the ``on_data`` of a read with which descriptors were lost (``MSG_CTRUNC``: this
                 process is at its RLIMIT_NOFILE, or the peer sent more than ``MAX_FDS``). Without it such a loss ends
@@ -85,7 +97,7 @@ class FdStream:
         self._retry: asyncio.TimerHandle | None = None
         self._send_failed = False
         self._ended = False
-        loop.add_reader(self._fd, self._read)
+        self._watch()
 
     def fileno(self) -> int:
         """The descriptor, -1 after ``close``."""
@@ -135,6 +147,21 @@ class FdStream:
             self._wait_to_send()
         return True
 
+    def write_now(self, data: bytes, fd: int) -> bool:
+        """As ``write``, of one descriptor; false, and nothing is sent, if it would have to wait, or fails."""
+        if self._queue or self._ended or self._send_failed:
+            return False
+        _passing[0] = fd
+        try:
+            sent = self._socket.sendmsg((data,), _RIGHTS, _FLAGS)
+        except OSError:
+            return False
+        if sent < len(data):  # the descriptor went with the first byte
+            self._queue.append(_Chunk(memoryview(data)[sent:], []))
+            self._pending += len(data) - sent
+            self._wait_to_send()
+        return True
+
     def read_now(self) -> None:
         """Give ``on_data`` what has arrived already, without waiting for the loop; at most sixteen reads of it.
 
@@ -161,7 +188,7 @@ class FdStream:
         if self._send_failed:
             loop.call_soon(self._read_rest)
         else:
-            loop.add_reader(self._fd, self._read)
+            self._watch()
         self._wait_to_send()
 
     def close(self) -> None:
@@ -176,18 +203,24 @@ class FdStream:
         self._stop()
         self._socket.close()
 
-    def _read(self) -> None:
+    def _watch(self) -> None:
+        self._loop.add_reader(self._fd, self._read)
+        if isinstance(self._loop, Hasty):
+            self._loop.hasten(self._fd, self._read)
+
+    def _read(self) -> bool:
+        """Read once; false if nothing was asked of the loop."""
         try:
             data, ancillary, flags, _ = self._socket.recvmsg(self._read_size, _ANCILLARY, _READ_FLAGS)
         except BlockingIOError:
             if self._send_failed:  # the peer takes nothing any more but has not closed: there is no more to wait for
                 self._end()
-            return
+            return True
         except OSError as error:
             if error.errno in _SHORT:
-                return  # still readable: the next turn tries again
+                return True  # still readable: the next turn tries again
             self._end()
-            return
+            return True
         fds = array.array("i")
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -196,18 +229,20 @@ class FdStream:
             if self._on_truncated is None:
                 _close_all(fds)
                 self._end()
-                return
+                return True
             self._on_truncated()
         if not data:
             _close_all(fds)
             self._end()
-            return
+            return True
         if self._ended:  # closed by on_truncated
             _close_all(fds)
-            return
+            return True
         if self._send_failed:
             self._loop.call_soon(self._read_rest)
-        self._on_data(data, fds.tolist())
+            self._on_data(data, fds.tolist())
+            return True
+        return self._on_data(data, fds.tolist()) is not False
 
     def _read_rest(self) -> None:
         if not self._ended:

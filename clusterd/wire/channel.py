@@ -23,11 +23,12 @@ message is listed by ``stray`` and is to be closed. So after each feed, and afte
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, TypeAlias
 
 from clusterd.errors import PeerError
+from clusterd.wire.ahead import Ahead
 from clusterd.wire.codecs import JSON, Codec
 from clusterd.wire.lines import MAX_LINE
 from clusterd.wire.parcels import Outgoing, Received, Returned, is_internal
@@ -97,6 +98,7 @@ class Channel:
         codec: Codec = JSON,
     ) -> None:
         self._encode, self._decode = codec.encode, codec.decode
+        self._text = codec is JSON
         self._seq = seq if seq is not None else count()
         self._lines = codec.cutter(max_line)
         self._longest = min(max_line, max_queued - _OVERHEAD)
@@ -108,6 +110,7 @@ class Channel:
         self._queued = 0  # what _ready and _waiting cost
         self._unsent = 0  # what the owner last said its stream holds
         self._asked: set[int] = set()
+        self._ahead = Ahead(self._asked)  # what the owner has written himself
         self._unpaired: deque[int] = deque()
         self._stray: list[int] = []
         self._released: list[int] = []
@@ -123,7 +126,7 @@ class Channel:
     @property
     def settled(self) -> bool:
         """Nothing waits here, to be written or to be acknowledged: the channel may close without loss."""
-        return not (self._ready or self._waiting or self._flight)
+        return not (self._ready or self._waiting or self._flight or self._ahead)
 
     @property
     def unread(self) -> bytes:
@@ -201,7 +204,7 @@ class Channel:
                 self._give_back(item)
             return False
         self._queued += len(data) + _OVERHEAD
-        if self._flight:
+        if self._flight or self._waiting or (self._ahead and fd is not None):
             self._waiting.append(item)
         else:
             self._release(item)
@@ -220,6 +223,29 @@ class Channel:
         if not (self._broken or self._closed):
             self._asked.add(seq)
         return seq
+
+    def ahead(self) -> int | None:
+        """A number for a question with a handle that the owner writes himself, at once and whole; ``None``: not now."""
+        busy = self._ready or self._waiting or self._flight or self._broken or self._closed or not self._text
+        return None if busy else next(self._seq)
+
+    def went_ahead(self, seq: int) -> None:
+        """It was, and the descriptor stays the owner's. If it does not arrive, the answer to ``seq`` is a refusal."""
+        self._ahead.add(seq)
+
+    def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
+        """Takes the beginning of ``data`` if it acknowledges what went ahead: a short way for ``feed``.
+
+        Args:
+            data: what one read brought, without descriptors.
+            among: the questions that may be answered.
+
+        Returns:
+            Those that are accepted, and how many bytes said so; ``feed`` gets the rest.
+        """
+        if self._waiting or self._broken or self._closed or self.unread:
+            return [], 0
+        return self._ahead.accepted(data, among)
 
     def outgoing(self, unsent: int = 0) -> list[Outgoing]:
         """Hands out what is to be written now, one ``sendmsg`` each, in order. What is handed out is not kept here.
@@ -280,6 +306,10 @@ class Channel:
             received.append(Received(message))
             return
         match message["cmd"]:
+            case "NODE_HANDLE_ACK" | "NODE_HANDLE_NACK" as cmd if self._ahead:
+                if refused := self._ahead.acknowledged(arrived=cmd == "NODE_HANDLE_ACK"):
+                    received.append(Received(refused[1], None, True, None, refused[0]))
+                self._go_on()
             case "NODE_HANDLE_ACK":
                 self._acknowledged(arrived=True)
             case "NODE_HANDLE_NACK":
@@ -330,7 +360,10 @@ class Channel:
         else:
             self._give_back(handle)
         self._flight = None
-        while self._waiting and not self._flight:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and not self._flight and not self._ahead:
             self._release(self._waiting.popleft())
 
     def _release(self, item: bytes | _Handle) -> None:
@@ -360,6 +393,7 @@ class Channel:
         self._flight = None
         self._ready = []
         self._waiting.clear()
+        self._ahead.clear()
         self._queued = 0
         self._stray.extend(self._unpaired)
         self._unpaired.clear()

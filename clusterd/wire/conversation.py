@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from ..errors import PeerError
+from . import messages
 from .channel import NATIVE, Channel, Received, Returned
 
 A_WRITE: Final = 128
@@ -19,6 +20,7 @@ class Stream(Protocol):
     """What a conversation asks of its stream."""
 
     def write(self, data: bytes, fds: Sequence[int] = ()) -> bool: ...
+    def write_now(self, data: bytes, fd: int) -> bool: ...
     def pending(self) -> int: ...
     def close(self) -> None: ...
 
@@ -51,6 +53,7 @@ class Conversation:
         self._row = 0  # how many wait
         self._waiting = False  # for the next turn
         self._answers: dict[int, Callable[[Received], None]] = {}
+        self._at_once: dict[int, Callable[[int, bool], bool]] = {}
 
     def attach(self, stream: Stream, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Say which stream to write to; what was sent before goes now.
@@ -62,14 +65,34 @@ class Conversation:
         self._later = later
         self._flush()
 
-    def data(self, data: bytes, fds: Sequence[int]) -> None:
-        """Take in what one read brought."""
+    def data(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Take in what one read brought.
+
+        Returns:
+            Whether the loop has to turn: something may have been asked of it.
+        """
+        turn = False
+        if self._at_once and not fds:
+            accepted, end = self.channel.accepted(data, self._at_once)
+            for seq in accepted:
+                turn = self._at_once.pop(seq)(seq, True) or turn
+            if end == len(data):
+                self._rows = False
+                return turn
+            data = data[end:]
+        self._read(data, fds)
+        return True
+
+    def _read(self, data: bytes, fds: Sequence[int]) -> None:
         try:
             received = self.channel.feed(data, fds)
         except PeerError:
             received = []
         self._rows = False
         for message in received:  # before the flush, which may find the peer broken: what it said first counts
+            if message.ack in self._at_once:
+                self._at_once.pop(message.ack)(message.ack, _is_yes(message))
+                continue
             answer = self._answers.pop(message.ack, None) if message.ack is not None else None
             (answer or self._on_message)(message)
         self._flush()
@@ -122,6 +145,24 @@ class Conversation:
         self._flush()
         return seq
 
+    def ask_at_once(self, head: bytes, tail: bytes, on_answer: Callable[[int, bool], bool], fd: int) -> int | None:
+        """Hand over a connection, past all queues, if nothing is in them and the kernel takes it now.
+
+        Args:
+            head, tail: the line before and after its ``seq``.
+            on_answer: called with the ``seq`` and whether it is accepted; says whether the loop has to turn.
+            fd: the connection; it stays the caller's.
+
+        Returns:
+            Its ``seq``, or ``None``: ``ask`` has to do.
+        """
+        seq = self.channel.ahead()
+        if seq is None or self._stream is None or not self._stream.write_now(b"%b%d%b" % (head, seq, tail), fd):
+            return None
+        self.channel.went_ahead(seq)
+        self._at_once[seq] = on_answer
+        return seq
+
     @property
     def quiet(self) -> bool:
         """All that was said has been written, and no answer is awaited."""
@@ -135,6 +176,7 @@ class Conversation:
             self._stream = None
         self.channel.close()
         self._answers.clear()
+        self._at_once.clear()
         self._tidy()
 
     def _flush(self) -> None:
@@ -157,3 +199,11 @@ class Conversation:
         if self.channel.broken is not None and not self._told:
             self._told = True
             self._on_broken(self.channel.broken)
+
+
+def _is_yes(received: Received) -> bool:
+    try:
+        answer = messages.read(received.message)
+    except PeerError:
+        return False
+    return isinstance(answer, messages.Reply) and answer.accepted is True

@@ -173,3 +173,53 @@ def test_the_selector_is_as_the_standard_librarys(kind: type[selectors.BaseSelec
         with pytest.raises(KeyError):
             made.get_key(9999)
     made.close()
+
+
+def test_a_hasty_reader_is_called_in_waiting_until_it_asks_for_a_turn_or_is_taken_out() -> None:
+    with pipe() as (reading, writing):
+        made = selector()
+        made.register(reading, selectors.EVENT_READ, "reader")
+        calls: list[bytes] = []
+
+        def read() -> bool:
+            calls.append(os.read(reading, 1))
+            return calls[-1] == b"!"
+
+        made.hasten(reading, read)
+        os.write(writing, b"ab!c")
+        assert made.select(DEADLINE) == []
+        assert calls == [b"a", b"b", b"!"]
+        made.unregister(reading)
+        made.register(reading, selectors.EVENT_READ, "reader")
+        assert [key.data for key, _ in made.select(DEADLINE)] == ["reader"]
+        assert len(calls) == 3
+        made.close()
+
+
+def test_a_hasty_reader_waits_to_write_as_any_other() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        made = selector()
+        made.register(near, selectors.EVENT_READ, "both")
+        made.hasten(near.fileno(), lambda: bool(near.recv(1)) and False)
+        made.modify(near, selectors.EVENT_READ | selectors.EVENT_WRITE, "both")
+        far.send(b"x")
+        assert [(key.data, mask) for key, mask in made.select(DEADLINE)] == [("both", selectors.EVENT_WRITE)]
+        made.close()
+
+
+def test_a_hasty_reader_that_fails_is_told() -> None:
+    told: list[BaseException] = []
+    with pipe() as (reading, writing):
+        made = Selector(told.append)
+        made.register(reading, selectors.EVENT_READ, None)
+
+        def fail() -> bool:
+            os.read(reading, 1)
+            raise ValueError("of its own")
+
+        made.hasten(reading, fail)
+        os.write(writing, b"x")
+        assert made.select(DEADLINE) == []
+        assert [str(error) for error in told] == ["of its own"]
+        made.close()

@@ -1,0 +1,67 @@
+"""Connections on their way past a channel's queue, and the short way to read what Node's workers say to them.
+
+They come thousands a second, and reading every answer as JSON costs as much as handing the connection over. Several may
+be on their way: one write carries one descriptor, so the peer's reads keep them apart (unix(7)).
+"""
+
+import re
+from collections import deque
+from collections.abc import Container
+from typing import Any, Final
+
+_ANSWER: Final = re.compile(
+    rb'\{"cmd":"NODE_HANDLE_ACK"\}\n|\{"cmd":"NODE_CLUSTER","ack":([0-9]{1,15}),"accepted":true,"seq":[0-9]{1,15}\}\n'
+).match
+"""What Node's workers say to a connection, to the byte; what looks different is read the long way."""
+
+
+class Ahead:
+    """The questions of one channel whose handles have not been acknowledged.
+
+    Args:
+        asked: the channel's open questions.
+    """
+
+    __slots__ = ("_asked", "_flying")
+
+    def __init__(self, asked: set[int]) -> None:
+        self._asked = asked
+        self._flying: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def add(self, seq: int) -> None:
+        """It was written."""
+        self._flying.append(seq)
+        self._asked.add(seq)
+
+    def clear(self) -> None:
+        """Nothing more will be acknowledged."""
+        self._flying.clear()
+
+    def acknowledged(self, *, arrived: bool) -> tuple[int, dict[str, Any]] | None:
+        """The oldest is; one that did not arrive is answered as if it were refused: its number, and that answer."""
+        seq = self._flying.popleft()
+        if arrived or seq not in self._asked:
+            return None
+        self._asked.discard(seq)
+        return seq, {"cmd": "NODE_CLUSTER", "ack": seq, "accepted": False}
+
+    def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
+        """See :meth:`clusterd.wire.channel.Channel.accepted`."""
+        found, end = [], 0
+        while match := _ANSWER(data, end):
+            ack = match[1]
+            if ack is None:
+                if not self._flying:
+                    break
+                self._flying.popleft()
+            else:
+                seq = int(ack)
+                if seq not in among or seq not in self._asked:
+                    break
+                self._asked.discard(seq)
+                found.append(seq)
+            end = match.end()
+        return found, end
