@@ -51,7 +51,9 @@ worker that it forked lives.
 6. Starts are bounded in any pattern of crashes: a row of unexpected ends doubles its delay from ``initial_delay`` up
    to ``max_delay``, a spare that takes a place owes its delay, and successors have a row of their own. A pool that has
    given up starts one process at a time, every ``max_delay``, until one lives long enough for its end not to be rapid.
-   Then the others follow at once.
+   That one keeps its slot, and the others follow one at a time: a whole pool within five ``max_delay`` and its starts,
+   and no two sooner than ``max_delay`` in a pool of up to six. So a fleet that waited for one thing does not fell it
+   again, and a pool of ``min_ready = 1`` is ready within ``max_delay``. An operator's start of the pool does not wait.
 7. Every stop ends: by itself, at the drain deadline, or at once when asked twice. SIGKILL is waited for, but not for
    ever: what it does not end is named in ``Stopped``.
 8. A primary that was late itself (suspended, starved) gives running timers, and a canary, the time back, and takes

@@ -2,14 +2,20 @@
 
 An end lengthens its slot's row, and the row the delay, unless the worker had been healthy. Rapid ends in a row make a
 slot give up. From then on one worker at a time tries for all such slots of the pool, every ``max_delay``: the cause is
-taken to be shared, and so is its removal. The successors of healthy workers start at once, but not all in step: a pool
-has a budget of as many such starts as it has slots in every ``initial_delay``.
+taken to be shared. So is its removal, but what came back may be weak yet, and a thousand pools may have waited for it:
+one that lives frees its own slot, and the next tries a :func:`pace` later. When the first one tries is drawn by lot
+between the slot's delay and ``max_delay``: pools that fell together do not ask together. The successors of healthy
+workers start at once, but not all in step: a pool has a budget of as many such starts as it has slots in every
+``initial_delay``.
 """
 
 from .facts import Fact, PoolGaveUp, PoolRecovered, RestartScheduled, SlotGaveUp, SlotHealthy
 from .lifecycle import SPARE, State, Worker
-from .policy import OnGiveUp, RestartPolicy, backoff
+from .policy import OnGiveUp, RestartPolicy, backoff, jitter
 from .pool import Pool, Role, Slot
+
+#: A pool in which every start succeeds again is whole after so many ``max_delay``, however many slots it has.
+RECOVERY = 5
 
 
 def steady_after(policy: RestartPolicy) -> float:
@@ -31,7 +37,9 @@ def count(pool: Pool, slot: Slot, ready_for: float | None, now: float) -> list[F
         return []
     if policy.give_up_after and slot.rapid >= policy.give_up_after:
         if not any(other.given_up for other in pool.wanted_slots):
-            pool.probe_at = now + policy.max_delay
+            least = min(backoff(policy, slot.row, pool.seed, pool.name, slot.index), policy.max_delay)
+            lot = jitter(pool.seed, pool.name, slot.index, "first probe")
+            pool.probe_at = now + least + lot * (policy.max_delay - least)
         slot.given_up, slot.next_start = True, now
         return [SlotGaveUp(pool.name, slot.index, slot.rapid)]
     slot.next_start = now + backoff(policy, slot.row, pool.seed, pool.name, slot.index)
@@ -90,7 +98,7 @@ def credit(pool: Pool, worker: Worker, now: float) -> list[Fact]:
     slot = pool.slots[worker.slot]
     if _doubted(pool, worker):
         slot.rapid = 0
-        return _release(pool, now) if slot.given_up else []
+        return _release(pool, slot, now) if slot.given_up else []
     slot.row = 0
     return [SlotHealthy(pool.name, slot.index)]
 
@@ -101,13 +109,22 @@ def _doubted(pool: Pool, worker: Worker) -> bool:
     return slot.rapid > 0 or slot.given_up
 
 
-def _release(pool: Pool, now: float) -> list[Fact]:
-    """What one could do the others may try, at once. Their rows stay: each is healthy when it has been so itself."""
-    pool.probe = None
-    for slot in pool.slots:
-        if slot.given_up:
-            slot.given_up, slot.rapid, slot.next_start = False, 0, now
+def pace(pool: Pool, index: int) -> float:
+    """Seconds from a probe that lived until the next tries, with 0 to 20 % of jitter: never more often than probes that
+    fail, but that the whole pool is tried within :data:`RECOVERY`.
+    """
+    share = min(1.0, RECOVERY / max(1, pool.wanted - 1))
+    return pool.policy.restart.max_delay * share * (1.0 + 0.2 * jitter(pool.seed, pool.name, index, "recovery"))
+
+
+def _release(pool: Pool, slot: Slot, now: float) -> list[Fact]:
+    """What one could do the others may try, each in its turn; spares after them. Rows stay until a slot is healthy."""
+    if pool.probe == slot.worker:
+        pool.probe = None
+    pool.probe_at = now + pace(pool, slot.index)
+    slot.given_up = False
     if not pool.gave_up:
         return []
     pool.gave_up = False
+    pool.spare_start = max(pool.spare_start, now + RECOVERY * pool.policy.restart.max_delay)
     return [PoolRecovered(pool.name)]

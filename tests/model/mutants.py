@@ -100,6 +100,24 @@ MUTANTS = (
     Mutant(
         "one attempt too many", "restarts.py", "slot.rapid >= policy.give_up_after", "slot.rapid > policy.give_up_after"
     ),
+    Mutant(
+        "a probe that lives frees all at once",
+        "restarts.py",
+        "pool.probe_at = now + pace(pool, slot.index)",
+        "pool.probe_at = now",
+    ),
+    Mutant(
+        "a large pool recovers as slowly as probes fail", "restarts.py", "min(1.0, RECOVERY /", "max(1.0, RECOVERY /"
+    ),
+    Mutant(
+        "a small pool recovers faster than its probes fail", "restarts.py", "min(1.0, RECOVERY /", "min(0.5, RECOVERY /"
+    ),
+    Mutant(
+        "spares come before those that gave up",
+        "restarts.py",
+        "pool.spare_start = max(pool.spare_start, now + RECOVERY",
+        "pool.spare_start = max(pool.spare_start, now + 0",
+    ),
     Mutant("a pool has given up when any slot has", "restarts.py", "given_up = all(", "given_up = any("),
     Mutant(
         "a pool that never worked is probed",
@@ -120,7 +138,16 @@ MUTANTS = (
         "if not pool.ever_ready:",
     ),
     Mutant(
-        "a probe releases nobody but itself", "restarts.py", "for slot in pool.slots:", "for slot in pool.slots[:1]:"
+        "pools that fell together probe together",
+        "restarts.py",
+        "now + least + lot * (policy.max_delay - least)",
+        "now + policy.max_delay",
+    ),
+    Mutant(
+        "the first probe comes before the delay that its slot owes",
+        "restarts.py",
+        "now + least + lot * (policy.max_delay - least)",
+        "now + lot * (policy.max_delay - least)",
     ),
     Mutant(
         "the pause between probes begins at their end",

@@ -7,7 +7,7 @@ from tests.model.fleet import Fleet
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PODS, WORKERS, NODES = 1000, 8, 50
-SURGE = 40  # 4 %: eight workers of each, every eleven seconds, are 30 starts a second
+SURGE = 30  # 3 %: eight workers of each, every eleven seconds, are 22 starts a second; that end at start, 40
 
 
 def test_a_fleet_lives_through_releases_drains_and_an_outage() -> None:
@@ -32,6 +32,7 @@ def test_a_fleet_lives_through_releases_drains_and_an_outage() -> None:
             f" 10 minutes, {fleet.most_starts(begun + 60):.1f} a second over the worst 30 s after the first minute"
         )
         assert fleet.least_ready >= 0.75
+        assert fleet.most_starts(begun + 60) <= 50
         fleet.roll("v2")
         fleet.run(fleet.settled)
 
@@ -69,4 +70,4 @@ def test_a_fleet_lives_through_releases_drains_and_an_outage() -> None:
         f" the worst 30 s of its second minute, {fleet.most_starts(back):.1f} after its end; whole again"
         f" {fleet.now - back:.0f} s after it"
     )
-    assert fleet.most_starts(begun + 60, back) <= 50
+    assert fleet.most_starts(begun + 60) <= 50, "the outage's end is no less gentle than the rest of it"
