@@ -1,4 +1,4 @@
-"""Crash reports: why a worker or a zygote ended that nobody had asked to end."""
+"""Crash reports: why a worker or a zygote ended that nobody had asked to end, or that did not end when it was asked."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def worker_report(
     killed: KillReason | None,
     stacks: str = "",
 ) -> CrashReport:
-    """The report for a worker that ended unasked.
+    """The report for a worker that ended unasked, or was killed at the end of its drain.
 
     Args:
         failed: what it said of its failed boot, if it did.

@@ -221,7 +221,7 @@ class Log:
         self._writer.put(record)
 
     def fact(self, fact: f.Fact) -> None:
-        """One record for a fact, and the crash report after an unasked end."""
+        """One record for a fact, and the crash report after an end that nobody had asked for, or that was forced."""
         level, event, fields = record_of(fact)
         self.emit(level, event, **fields)
         match fact:
@@ -234,7 +234,8 @@ class Log:
             case f.WorkerExited():
                 failed, killed = self._failed.pop(fact.worker, None), self._killed.pop(fact.worker, None)
                 stacks = self._stacks.pop(fact.worker, "")
-                if not fact.asked:
+                # A drain was asked for, its end by force was not: whoever is on call wants to know what held it up.
+                if not fact.asked or killed is f.KillReason.DRAIN_TIMEOUT:
                     self._crash(worker_report(fact, self.source, failed, killed, stacks))
             case f.ZygoteEnded():
                 self._crash(zygote_report(fact))

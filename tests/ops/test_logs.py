@@ -179,6 +179,16 @@ def test_an_end_that_was_asked_for_is_no_crash() -> None:
     assert log_of[0].last_report is None
 
 
+def test_a_drain_that_had_to_be_forced_is_reported() -> None:
+    def act(log: Log) -> None:
+        log.fact(f.WorkerKilled(3, "web", 0, f.KillReason.DRAIN_TIMEOUT))
+        log.fact(f.WorkerExited(3, "web", 0, 1, None, 9, f.ExitReason.STOP, True, 60.0, 59.0, 20.0))
+
+    report = records(act)[-1]
+    assert (report["event"], report["killed"]) == ("crash_report", "drain_timeout")
+    assert report["cause"].startswith("worker 3 (web/0) was killed: it had not finished within the drain timeout")
+
+
 def test_the_last_report_is_kept_for_the_last_words() -> None:
     log_of: list[Log] = []
 
