@@ -27,6 +27,9 @@ ENOUGH: Final = 20
 WORSE: Final = 0.05
 """By how much the share of the new generation's errors may exceed the old one's."""
 
+WATCHED: Final = 1.0
+"""Seconds between two looks at the clock, at most, while a canary is watched."""
+
 
 @dataclass(slots=True)
 class Reload:
@@ -141,9 +144,17 @@ class Reloads:
                     moment.facts.append(f.PoolRemoved(pool.name))
 
     def deadlines(self, now: float) -> list[float]:
-        """When :meth:`proceed` may find something that it does not find now."""
+        """When :meth:`proceed` may find something that it does not find now.
+
+        While a canary is watched the clock is looked at once a second, or a primary that slept would not know for how
+        long it did not watch: how late it is is measured from the time at which it should have looked.
+        """
         candidates = [pool.candidate for pool in self._pools.values() if pool.candidate is not None]
-        return [one.until for one in candidates if one.until is not None and one.until > now and not one.rolling]
+        return [
+            min(one.until, now + WATCHED)
+            for one in candidates
+            if one.until is not None and one.until > now and not one.rolling
+        ]
 
     def postpone(self, late: float, least: float) -> None:
         """The primary was late itself: a canary was not watched meanwhile, and is watched for so much longer."""

@@ -287,6 +287,17 @@ def test_a_primary_that_slept_through_the_canary_watches_it_all_the_same() -> No
     assert world.verdict().verdict is Verdict.PROMOTED
 
 
+def test_a_canary_is_watched_for_all_its_time_however_long_the_primary_slept() -> None:
+    world = fleet(service_policy(pool_policy(workers=4, min_ready=4, canary=30.0)))
+    world.reload()
+    world.run(5)
+    world.sleep(60)
+    world.run(20)
+    assert not world.told(f.RollBegan)
+    world.run(10)
+    assert world.told(f.RollBegan)
+
+
 def test_the_last_old_worker_goes_when_the_shell_has_settled() -> None:
     world = fleet(service_policy(pool_policy(workers=2, canary=0.0)))
     world.habits.close_time = 3.0
