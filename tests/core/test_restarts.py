@@ -216,7 +216,7 @@ def test_a_large_pool_is_whole_after_five_times_the_largest_delay(workers: int) 
 
 def test_pools_that_fell_together_do_not_probe_together() -> None:
     firsts = []
-    for name in ("a", "b", "c", "d", "e", "f", "g", "h"):
+    for name in map(str, range(40)):
         world = TimedWorld(service_policy(pool_policy(name, workers=2))).start()
         world.run(20)
         down(world)
