@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import arena
 from tests.real.looking import app
 from tests.real.systemd.machine import Client, Deployer, Machine, Unit
 
@@ -77,6 +78,17 @@ def test_upgrades_lose_nothing(unit: Unit) -> None:
     load.end()
     assert load.lost == []
     assert unit.main == before
+    longest = arena.Figure(
+        f"{TIMES} upgrades under load: longest wait of a new connection",
+        "at most 250 ms",
+        [max(load.took[False]) * 1e3],
+        lambda v: v <= 250,
+        " ms",
+    )
+    lost = arena.Figure(
+        f"{TIMES} upgrades under load: requests lost", "0", [float(len(load.lost))], lambda v: v == 0, ""
+    )
+    arena.report("upgrades_lose_nothing", [lost, longest])
     assert max(load.took[False]) < 2.5  # ten times the 250 ms that are expected
 
 
@@ -89,4 +101,14 @@ def test_kills_of_the_primary_lose_no_new_connection(unit: Unit) -> None:
         unit.machine.systemctl("reset-failed", unit.service, check=False)
     load.end()
     assert load.lost == []
+    longest = arena.Figure(
+        f"kill -9 of the primary under load, {TIMES} times: longest wait of a new connection",
+        "at most 1 s",
+        [max(load.took[False])],
+        lambda v: v <= 1,
+        " s",
+    )
+    what = f"kill -9 of the primary under load, {TIMES} times: new connections lost"
+    lost = arena.Figure(what, "0", [float(len(load.lost))], lambda v: v == 0, "")
+    arena.report("kills_of_the_primary", [lost, longest])
     assert max(load.took[False]) < 10.0  # ten times the second that is expected
