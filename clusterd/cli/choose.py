@@ -37,7 +37,8 @@ def completed(kind: str) -> Callable[..., Any]:
 
 
 def socket_of(config_path: str | None, name: str | None, run_dir: str | None) -> str:
-    """The control socket that the options mean.
+    """The control socket that the options mean; without any that of the only service that runs, else of the one whose
+    configuration file a primary would read here.
 
     Raises:
         UsageError: more than one option, or none and several services are running.
@@ -50,7 +51,11 @@ def socket_of(config_path: str | None, name: str | None, run_dir: str | None) ->
     if sum(option is not None for option in (config_path, name, run_dir)) > 1:
         raise UsageError("one of --config, --name and --run-dir is enough")
     if config_path is None:
-        return find_socket(run_dir=run_dir, name=name)
+        try:
+            return find_socket(run_dir=run_dir, name=name)
+        except NotRunning:
+            if run_dir is not None or name is not None or (config_path := _usual_file()) is None:
+                raise
     from pathlib import Path
 
     from clusterd.config.derive import CONTROL_SOCKET
@@ -65,6 +70,12 @@ def socket_of(config_path: str | None, name: str | None, run_dir: str | None) ->
             return str(place)
     looked = ", ".join(map(str, places))
     raise NotRunning(f"{config.clusterd.name} of {config_path} is not running; looked for {looked}")
+
+
+def _usual_file() -> str | None:
+    from clusterd.config.load import find_file
+
+    return find_file(None, os.environ)
 
 
 class Worker(NamedTuple):

@@ -132,6 +132,17 @@ def test_a_configuration_names_its_service(served: Running, run_dir: Path) -> No
         assert command("health", "--config", str(config)).exit_code == 0
 
 
+def test_where_none_is_found_the_file_that_lies_here_names_it(
+    served: Running, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("health").exit_code == 3
+    monkeypatch.chdir(run_dir)
+    pools = '[listeners.http]\n[pools.web]\napp = "a:b"\n'
+    (run_dir / "clusterd.toml").write_text(f'[clusterd]\nname = "shop"\nrun_dir = "{run_dir}"\n{pools}')
+    assert command("health").exit_code == 0
+    assert command("health", "--name", "other").exit_code == 3
+
+
 def test_a_configuration_that_cannot_be_used_is_exit_78(run_dir: Path) -> None:
     assert command("status", "--config", str(run_dir / "none.toml")).exit_code == 78
 
