@@ -110,14 +110,16 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
     clock = _Clock(loop, connections, config)
     watch = Watch(loop, connections.state.tasks, options.slow_request, link.tell) if watches else None
 
+    adopt, state = connections.adopt, lifespan.state
+
     def taken(sock: socket.socket, letter: Letter, token: Token, door: Door) -> None:
-        connections.adopt(sock, lifespan.state, token, door)
+        adopt(sock, state, token, door)
 
     def accepted(sock: socket.socket, token: Accepted, door: Door) -> None:
-        connections.adopt(sock, lifespan.state, token, door)
+        adopt(sock, state, token, door)
 
     def visited(fd: int) -> bool:
-        connections.adopt(socket.socket(fileno=fd), lifespan.state, VISIT, PLAIN)
+        adopt(socket.socket(fileno=fd), state, VISIT, PLAIN)
         return True
 
     mailboxes, shared = [box for box in boxes if not box.door.shared], [box for box in boxes if box.door.shared]

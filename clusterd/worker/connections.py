@@ -92,7 +92,7 @@ class Connections:
         self.observe = REQUEST.observer(words)
         self._linger = linger
         self._patient_until = 0.0
-        self._kinds = extend(config, self)
+        self._free, self._bounded, self._arriving = extend(config, self)
         self._connecting: set[asyncio.Task[Any]] = set()
         self._complaints = Complaints()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
@@ -109,8 +109,8 @@ class Connections:
         Raises:
             OSError: asyncio cannot use this socket; it stays the caller's.
         """
-        plain, kinds = door.plain, self._kinds
-        kind = (kinds.bounded if token.bounded else kinds.free) if plain else kinds.arriving
+        plain = door.plain
+        kind = (self._bounded if token.bounded else self._free) if plain else self._arriving
         protocol = kind(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
         if plain:
             self._enter(sock, protocol, token)
@@ -133,7 +133,7 @@ class Connections:
                 protocol.token = token
         # connection_made does so too, but a turn later, and a drain may look in between.
         self._open.add(protocol)
-        self._open.count()
+        self._words[_OPEN] = len(self._open)  # its ``count``, without the call
         if self._make_transport is not None:
             # asyncio's own step behind connect_accepted_socket, without the task and the future around it: 10 us less.
             try:
