@@ -160,7 +160,6 @@ class Worker:
         asked: why it is to end, where we asked it to.
         left: it goes by itself: it said so, or closed its channel.
         killed: why we killed it, where we did.
-        counted: its end has been counted in its slot's row already.
         abandoned: SIGKILL did not end it.
         recycle: why it is to be replaced, for people; ``None`` if it is not.
         report: why it could not become ready, in its own words.
@@ -180,7 +179,6 @@ class Worker:
     online: bool = False
     left: bool = False
     killed: KillReason | None = None
-    counted: bool = False
     abandoned: bool = False
     recycle: str | None = None
     report: str = ""

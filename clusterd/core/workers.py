@@ -192,10 +192,11 @@ class Workers:
         self._forget(worker)
 
     def _count_end(self, worker: Worker, how: str, moment: Moment) -> None:
-        """An unasked end, once: its place is vacant from now on. ``how`` in a few words."""
-        if worker.counted:
-            return
-        worker.counted = True
+        """An unasked end: its place is vacant from now on, so that a second word of it counts for nothing.
+
+        Args:
+            how: in a few words.
+        """
         pool = self._pools[worker.pool]
         slot, role = pool.slot_of(worker), pool.role(worker)
         ready_for = None if worker.ready_at is None else moment.now - worker.ready_at

@@ -196,7 +196,7 @@ def _worker(worker: Worker, pool: Pool, number: dict[int, int], now: float) -> H
     return (
         (number[worker.id], worker.pool, worker.slot, worker.generation, worker.state, _ahead(worker.until, now)),
         None if worker.ready_at is None else min(now - worker.ready_at, restart.healthy_after),
-        (worker.asked is None, worker.left, worker.counted, worker.abandoned, worker.recycle),
+        (worker.asked is None, worker.left, worker.abandoned, worker.recycle),
         forked_by is not None and worker.started_at >= forked_by,
     )
 

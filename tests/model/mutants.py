@@ -51,7 +51,6 @@ MUTANTS = (
         "worker.ready_at, worker.until = moment.now, None",
         "worker.ready_at = moment.now",
     ),
-    Mutant("an end is counted twice, when announced and when it comes", "workers.py", "worker.counted = True", "pass"),
     Mutant(
         "what SIGKILL cannot end is waited for",
         "workers.py",
