@@ -157,8 +157,8 @@ MUTANTS = (
     Mutant(
         "a failed import counts for one slot",
         "zygotes.py",
-        "for slot in pool.wanted_slots:\n            if",
-        "for slot in pool.wanted_slots[:1]:\n            if",
+        "for slot in pool.open_slots:\n            if",
+        "for slot in pool.open_slots[:1]:\n            if",
     ),
     Mutant("a failed import counts for nobody", "zygotes.py", "if not zygote.proved:", "if False:"),
     Mutant("a proved zygote's end counts for the slots", "zygotes.py", "if not zygote.proved:", "if True:"),
