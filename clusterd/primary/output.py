@@ -177,10 +177,13 @@ class Output:
         self._watching = wanted
 
     def _readable(self) -> None:
-        if self._read() == 0:
+        got = self._read()
+        if got == 0:
             self.close()
-        else:
-            self._tell_some()
+            return
+        if got is None or got < READ_SIZE:
+            self._rest = 0.0  # it stops for breath
+        self._tell_some()
 
     def _tell_some(self) -> None:
         self._more = None

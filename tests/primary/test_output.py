@@ -151,6 +151,16 @@ def test_who_prints_without_end_is_cut_short_and_it_is_told_where_and_how_much()
     play(scene)
 
 
+def test_a_burst_after_a_flood_is_told_whole() -> None:
+    async def scene(reader: Reader) -> None:
+        reader.output._rest = output.LONGEST_REST  # of lines so long that each turn told all of a read
+        os.write(reader.writing, b"".join(b"%d\n" % line for line in range(3 * output.LINES_A_TURN)))
+        await reader.until(lambda: len(reader.lines) == 3 * output.LINES_A_TURN)
+        assert reader.lines[-1] == str(3 * output.LINES_A_TURN - 1)
+
+    play(scene)
+
+
 def test_the_last_lines_are_kept_also_of_what_is_left_out() -> None:
     async def scene(reader: Reader) -> None:
         reader.output._budget.spend(1e6)
