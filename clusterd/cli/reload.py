@@ -9,6 +9,7 @@ from ..config.changes import Change, changes, reloaded
 from ..config.load import Loaded
 from ..errors import ClusterdError, UsageError
 from ..ops.logs import Log
+from ..primary.handover import Handover
 from ..primary.plans import plan
 from ..primary.service import Primary
 from ..unix import cgroup
@@ -23,32 +24,33 @@ class Reloader:
         primary: who tries it out.
         log: where it is said what takes a restart.
         nofile: see :func:`clusterd.primary.plans.plan`.
+        left: what a predecessor in this process has left.
 
     Attributes:
         hashes: of the configuration of each generation that is being tried out, or was last.
     """
 
-    def __init__(self, loaded: Loaded, read: Callable[[], Loaded], primary: Primary, log: Log, nofile: int) -> None:
-        self._loaded = loaded
+    def __init__(
+        self,
+        loaded: Loaded,
+        read: Callable[[], Loaded],
+        primary: Primary,
+        log: Log,
+        nofile: int,
+        left: Handover | None = None,
+    ) -> None:
+        self._loaded = loaded if left is None or left.loaded is None else left.loaded
         self._read = read
         self._primary = primary
         self._log = log
         self._nofile = nofile
         self._turn = asyncio.Lock()
-        self.hashes: dict[int, str] = {}
+        self.hashes: dict[int, str] = {} if left is None else left.hashes
         self._tasks: set[asyncio.Task[int | None]] = set()
 
-    @property
-    def sha256(self) -> str:
-        """Of the configuration in force."""
-        return self._loaded.sha256
-
-    def is_current(self) -> bool:
-        """Whether the source of the configuration says the same as when it was read; called in a thread."""
-        try:
-            return self._read().sha256 == self._loaded.sha256
-        except ClusterdError:
-            return False
+    def describe(self, left: Handover) -> None:
+        """What is to be known of this for a successor."""
+        left.loaded, left.hashes = self._loaded, self.hashes
 
     def ask(self, pool: str = "") -> None:
         """Reload, and tell nobody but the observers."""

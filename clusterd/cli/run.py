@@ -15,9 +15,9 @@ import click
 
 from .. import config as configuration
 from ..config.load import Loaded
+from ..config.schema import Pool
 from ..core.facts import Fact, ReloadEnded, Stopped
 from ..core.reasons import Verdict
-from ..core.supervisor import Supervisor
 from ..errors import EXIT_FAILED, ClusterdError, HostError
 from ..ops import admin, http, termination
 from ..ops import roles as who
@@ -33,9 +33,9 @@ from ..primary.handover import Handover, SocketState
 from ..primary.loop import Loop
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
+from ..spawner.client import Plan
 from ..unix import activation, cgroup, local, process, signals, sockets
-from ..wire.reports import Collected, SlowRequest
-from . import certificates, succession
+from . import certificates, hearing, succession
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
 from .manager import Manager
@@ -72,12 +72,11 @@ def run(
     try:
         left = succession.inherited()
         with succession.going_back(left):
-            loaded = read()
-            termination_log = loaded.config.log.termination_log
             if trial is not None:
-                policy = configuration.policy(loaded.config, cpus=cgroup.cpu_count())
-                succession.check(trial, loaded, Supervisor(policy))
+                succession.check(trial, read)
                 return
+            loaded = succession.in_force(left, read)
+            termination_log = loaded.config.log.termination_log
             composition = Composition(loaded, read, left)
         code = composition.run()
     except ClusterdError as error:
@@ -113,10 +112,10 @@ class Composition:
         self._roles = who.roles(
             (control.operators.users, control.operators.groups), (control.admins.users, control.admins.groups)
         )
-        certificates.verify(loaded)
         if left is not None:
             self._take_over(left)
             return
+        certificates.verify(loaded)
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_unix(control.socket, control.mode)
@@ -131,7 +130,6 @@ class Composition:
 
     def _take_over(self, left: Handover) -> None:
         """Everything is open already. What fails here closes nothing: there is a way back."""
-        succession.fits(left, self._loaded)
         self._nofile = left.nofile
         self._kept = kept.Kept()
         self._opened = succession.opened(left, self._config)
@@ -190,7 +188,7 @@ class Composition:
         metrics = Metrics(
             sight,
             about.version,
-            self._loaded.sha256,
+            self._loaded.sha256 if self._left is None else self._left.config_sha256,
             warn=lambda metric, why: log.emit("warning", "app_metric_refused", metric=metric, reason=why),
             histograms=HISTOGRAM_WORDS,
         )
@@ -211,8 +209,8 @@ class Composition:
         eyes = Eyes(
             facts=(promoted, metrics.fact, log.fact, manager.fact, self._remember, journal.fact),
             line=line,
-            message=lambda worker, message, fd: _message(log, worker, message, fd),
-            report=lambda worker, told: _report(sight, metrics, log, worker, told),
+            message=lambda worker, message, fd: hearing.message(log, worker, message, fd),
+            report=lambda worker, told: hearing.report(sight, metrics, log, worker, told),
             warn=lambda event, sentence, **fields: log.emit("warning", event, reason=sentence, **fields),
             status=lambda: log.dump(sight.view()),
             reload=lambda: reloader.ask(),  # noqa: PLW0108  # there is none yet
@@ -223,12 +221,13 @@ class Composition:
                 metrics.go_on(state.thaw(self._left.books))
             primary = self._primary_of(loop, eyes)
         sight.primary = self._primary = primary
-        reloader = Reloader(self._loaded, self._read, primary, log, self._nofile)
+        reloader = Reloader(self._loaded, self._read, primary, log, self._nofile, self._left)
 
         def describe() -> Handover:
             left = primary.handover()
             left.clusterd, left.pid = about.version, about.pid
-            left.config_sha256, left.books = reloader.sha256, state.freeze(metrics.books())
+            left.config_sha256, left.books = metrics.config_sha256, state.freeze(metrics.books())
+            reloader.describe(left)
             left.control, left.observer, left.monitoring = map(
                 self._described, (self._control, self._observed, self._monitoring)
             )
@@ -236,7 +235,7 @@ class Composition:
             left.environment, left.command = manager.environment, succession.old_words()
             return left
 
-        upgrader = Upgrader(primary, log, describe, reloader.is_current, manager.expect_silence)
+        upgrader = Upgrader(primary, log, describe, manager.expect_silence)
         control = Control(sight, about, Steering(primary, reloader), journal, rates, partial(_audit, log), upgrader)
         probe = Probe(sight, Visits(primary), primary.order)
         servers = []
@@ -268,12 +267,16 @@ class Composition:
             loop,
             config,
             configuration.policy(config, cpus=cgroup.cpu_count()),
-            {pool: plan(pool, declared, config, os.environ, self._nofile) for pool, declared in config.pools.items()},
+            {pool: self._plan(pool, declared) for pool, declared in config.pools.items()},
             self._opened,
             f"{platform.node()}/{name}",
             eyes,
             self._left,
         )
+
+    def _plan(self, name: str, pool: Pool) -> Plan:
+        tls = None if self._left is None else self._left.tls.get(name)
+        return plan(name, pool, self._config, os.environ, self._nofile, tls=tls)
 
     def _described(self, sock: socket.socket | None) -> SocketState | None:
         """One of the primary's own sockets, for a successor."""
@@ -365,31 +368,6 @@ class Composition:
 
 def _audit(log: Log, action: str, **fields: Any) -> None:
     log.always("audit", action=action, **fields)
-
-
-def _message(log: Log, worker: int, message: Any, fd: int | None) -> None:
-    """A message of the app's to the primary: nobody listens in this version, and nothing is kept of it."""
-    if fd is not None:
-        os.close(fd)
-    log.emit("debug", "message", worker=worker, kind=type(message).__name__)
-
-
-def _report(sight: Sight, metrics: Metrics, log: Log, worker: int, told: Collected | SlowRequest) -> None:
-    """What a worker tells of itself."""
-    if isinstance(told, Collected):
-        metrics.asking.answered(worker, told.round, told.families)
-        return
-    child = sight.primary.children.by_id[worker]
-    log.slow_request(
-        told.stack,
-        pool=child.pool,
-        slot=child.slot,
-        worker=worker,
-        method=told.method,
-        path=told.path,
-        seconds=told.seconds,
-        where=told.where,
-    )
 
 
 def _internal_error(log: Log, context: Mapping[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from .. import config as configuration
 from ..config.load import Loaded
 from ..config.schema import Config
 from ..core.supervisor import Supervisor
@@ -13,7 +15,7 @@ from ..errors import HostError
 from ..primary import bequest, handover
 from ..primary.handover import Handover, HandoverError, SocketState
 from ..primary.listeners import Opened
-from ..unix import local
+from ..unix import cgroup, local
 
 #: Where this code's installation really is, found out before anybody changes links.
 _HOME = os.path.realpath(sys.prefix)
@@ -63,30 +65,37 @@ def going_back(left: Handover | None) -> Iterator[None]:
         os.execve(left.command[0], [*left.command], os.environ | left.environment | {handover.VARIABLE: str(state)})
 
 
-def check(state: int, loaded: Loaded, fresh: Supervisor) -> None:
+def check(state: int, read: Callable[[], Loaded]) -> None:
     """The trial: whether this code could take over.
 
     Args:
         state: the descriptor of a copy of the state.
-        loaded: the configuration as it is now.
-        fresh: the rules as this code makes them.
+        read: see :func:`in_force`.
 
     Raises:
-        HandoverError, StateError: it could not.
+        HandoverError, StateError, ConfigError: it could not.
     """
     left = handover.read(state)
-    fits(left, loaded)
-    bequest.rules(left, fresh)
+    policy = configuration.policy(in_force(left, read).config, cpus=cgroup.cpu_count())
+    bequest.rules(left, Supervisor(policy))
 
 
-def fits(left: Handover, loaded: Loaded) -> None:
-    """Whether the configuration is the one that was in force.
+def in_force(left: Handover | None, read: Callable[[], Loaded]) -> Loaded:
+    """The configuration: what a predecessor ran with, whatever has become of its file; else what is read now.
+
+    Args:
+        read: reads the file, for a primary that begins, or whose predecessor did not hand on what it had read.
 
     Raises:
-        HandoverError: it is not.
+        HandoverError: it did not, and the file has changed.
+        ConfigError, UsageError, HostError: as reading it.
     """
-    if left.config_sha256 != loaded.sha256:
+    if left is not None and left.loaded is not None and left.config is not None:
+        return replace(left.loaded, config=left.config)
+    found = read()
+    if left is not None and left.config_sha256 != found.sha256:
         raise HandoverError("the configuration's file has changed since it was read; reload first")
+    return found
 
 
 def opened(left: Handover, config: Config) -> dict[str, Opened]:

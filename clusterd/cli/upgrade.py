@@ -1,8 +1,8 @@
 """An upgrade in place, from the running side: the new code is proven, then this process becomes it.
 
-The trial is the same interpreter with the same arguments and a copy of the state: it reads the configuration, makes the
-rules of the state, and ends. Only then does the primary let go: it writes itself down, leaves a caretaker with the
-listeners, and executes the new code under its own pid.
+The trial is the same interpreter with the same arguments and a copy of the state: it makes of that what the running one
+has, its configuration and rules, and ends. Only then does the primary let go: it writes itself down, leaves a caretaker
+with the listeners, and executes the new code under its own pid.
 """
 
 import asyncio
@@ -45,7 +45,6 @@ class Upgrader:
         primary: whose code is replaced.
         log: where it is told.
         describe: makes the handover: all that there is to hand on.
-        is_current: whether the configuration's source still says what is in force. Called in a thread.
         silent: called with whether nobody will hear of this process for a while.
     """
 
@@ -54,14 +53,12 @@ class Upgrader:
         primary: Primary,
         log: Log,
         describe: Callable[[], Handover],
-        is_current: Callable[[], bool],
         silent: Callable[[bool], None],
     ) -> None:
         self._silent = silent
         self._primary = primary
         self._log = log
         self._describe = describe
-        self._is_current = is_current
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -78,8 +75,6 @@ class Upgrader:
         """
         async with self._turn:
             self._refuse_if_not_possible()
-            if not await asyncio.to_thread(self._is_current):
-                raise Refused("the configuration's file has changed since it was read; reload first")
             await self._try_out(handover.write(self._describe()))
 
     def go(self) -> None:

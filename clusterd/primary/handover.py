@@ -9,10 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
+from ..config.load import Loaded
+from ..config.schema import Config
 from ..errors import ClusterdError
 from ..unix import memfile
+from ..wire.tls import Material
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the document. A successor reads its own and older ones."""
 
 VARIABLE: Final = "CLUSTERD_UPGRADE"
@@ -88,6 +91,10 @@ class Handover(msgspec.Struct, omit_defaults=True):
         clusterd: the version that wrote it.
         pid: whose it is.
         config_sha256: of the configuration that is in force.
+        config: that itself: what the file says now is the next reload's affair.
+        loaded: what was read last, from which the next reload's changes are told.
+        hashes: of the configurations of generations that are tried out, or were last.
+        tls: what the files of certificates and keys held when they were read, by pool and listener.
         core: the rules' state (:mod:`.state`).
         books: what observers have counted, by name (:mod:`.state`).
         listeners: by name.
@@ -108,6 +115,10 @@ class Handover(msgspec.Struct, omit_defaults=True):
     clusterd: str = ""
     pid: int = 0
     config_sha256: str = ""
+    config: Config | None = None
+    loaded: Loaded | None = None
+    hashes: dict[int, str] = {}
+    tls: dict[str, dict[str, Material]] = {}
     core: Any = None
     books: dict[str, Any] = {}
     children: tuple[ChildState, ...] = ()
@@ -141,9 +152,14 @@ def write(handover: Handover) -> int:
     """The document in a file in memory; its descriptor, close-on-exec.
 
     Raises:
+        HandoverError: there is a name in it that is no text.
         OSError: EMFILE, ENFILE or ENOMEM.
     """
-    return memfile.create("clusterd-upgrade", msgspec.msgpack.encode(handover))
+    try:
+        document = msgspec.msgpack.encode(handover)
+    except UnicodeEncodeError as error:
+        raise HandoverError(f"no upgrade: {error.object!r:.100} is not UTF-8, and cannot be written down") from None
+    return memfile.create("clusterd-upgrade", document)
 
 
 def read(fd: int) -> Handover:

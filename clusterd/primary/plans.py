@@ -9,6 +9,7 @@ from typing import Final
 from ..config.schema import Config, Pool
 from ..spawner.client import Plan
 from ..wire import zygote as wire
+from ..wire.tls import Material
 from . import certificates, scripts
 
 #: What speaks to the primary alone. An app that inherited it would tell the service manager about the wrong process.
@@ -34,7 +35,15 @@ def shared(config: Config) -> set[str]:
     return {name for pool in config.pools.values() if pool.scheduling == "none" for name in pool.listeners}
 
 
-def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofile: int, generation: int = 1) -> Plan:
+def plan(
+    name: str,
+    pool: Pool,
+    config: Config,
+    environ: Mapping[str, str],
+    nofile: int,
+    generation: int = 1,
+    tls: Mapping[str, Material] | None = None,
+) -> Plan:
     """The plan of one pool's zygotes.
 
     Args:
@@ -44,10 +53,13 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
         environ: the primary's own environment.
         nofile: the soft limit of descriptors before the primary raised its own, which the pool gets back.
         generation: of its workers.
+        tls: what the files of certificates and keys held when this generation began; ``None``: they are read now.
 
     Raises:
-        HostError: a certificate or key cannot be read. The files are read now, for all workers of this plan.
+        HostError: a certificate or key cannot be read. That is done once, for all workers of this plan.
     """
+    if tls is None:
+        tls = certificates.read_all({listener: config.listeners[listener] for listener in pool.listeners})
     env = {key: value for key, value in environ.items() if key not in PRIVATE}
     env |= pool.env
     env |= {RUN_DIR_VARIABLE: config.clusterd.run_dir, "CLUSTERD_NAME": config.clusterd.name, "CLUSTERD_POOL": name}
@@ -87,7 +99,7 @@ def plan(name: str, pool: Pool, config: Config, environ: Mapping[str, str], nofi
         user=pool.user or None,
         group=pool.group or None,
         umask=-1 if pool.umask is None else pool.umask,
-        tls=certificates.read_all({listener: config.listeners[listener] for listener in pool.listeners}),
+        tls=tls,
     )
 
 

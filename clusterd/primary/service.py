@@ -263,7 +263,10 @@ class Primary:
 
     def handover(self) -> Handover:
         """What there is to hand on of a quiet primary, apart from what the composition adds."""
-        return bequest.collect(self.supervisor, self.children, self.listeners, self._generation)
+        left = bequest.collect(self.supervisor, self.children, self.listeners, self._generation)
+        left.config = self._config
+        left.tls = {pool: dict(self._editions.plan(pool).tls) for pool in self._config.pools}
+        return left
 
     def bury(self) -> None:
         """End the zygotes: this process is about to be another program."""

@@ -236,3 +236,18 @@ def test_a_client_that_does_not_speak_it_is_told_apart_from_one_that_does(
             pass
     said = service.wait_log(lambda record: "closed before its first request" in str(record))
     assert "http" in said["text"].lower()
+
+
+def test_an_upgrade_reads_no_file_again(launcher: Launcher, authority: Authority) -> None:
+    """The certificate is half exchanged meanwhile: a worker that is started after it has the one that was read."""
+    service = start(launcher, authority.issue(), workers=1)
+    before = exchange(secured(service, authority.client()))
+    (launcher.folder / "server.pem").write_text("half of a certificate")
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgraded", 60)
+    mark = service.mark()
+    os.kill(before["pid"], signal.SIGKILL)
+    service.wait_log("worker_ready", after=mark)
+    after = exchange(secured(service, authority.client()))
+    assert after["pid"] != before["pid"]
+    assert after["tls"]["server_cert"] == before["tls"]["server_cert"]

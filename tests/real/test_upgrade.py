@@ -120,16 +120,39 @@ def test_the_command_waits_for_it_and_tells_of_it(launcher: Launcher) -> None:
     assert [record["check"] for record in service.logged("audit", action="upgrade")] == [True, False]
 
 
-def test_a_file_that_has_changed_is_reloaded_first(launcher: Launcher) -> None:
-    service = start(launcher, app(PIDS))
+MOOD = app("""
+import os
+async def answer(path):
+    return [os.getpid(), os.environ["MOOD"]]
+""")
+
+
+def test_it_is_no_reload_whatever_has_become_of_the_file(launcher: Launcher) -> None:
+    """A new environment, more workers, another format of the log; then something that is no TOML at all."""
+    service = start(launcher, MOOD, {"pools": {"web": {"env": {"MOOD": "calm"}}}})
     path = launcher.folder / "clusterd.toml"
-    path.write_text(path.read_text() + "# changed\n")
-    refused = service.cli("upgrade", timeout=LONG)
-    assert refused.returncode == 4
-    assert "reload first" in refused.stderr
-    service.signal(signal.SIGUSR2)
-    assert "reload first" in service.wait_log("upgrade_refused")["reason"]
-    assert service.get().status == 200
+    before = path.read_text()
+    path.write_text(before.replace("calm", "wild").replace("workers = 2", "workers = 3"))
+    assert path.read_text().count("wild") == path.read_text().count("workers = 3") == 1
+    upgraded(service)
+    changed = path.read_text()
+    path.write_text("pools = nothing of that\n")
+    upgraded(service, 2)
+    mark = service.mark()
+    victim = min(pids_of(service).values())
+    kill(victim)
+    service.wait_log("worker_ready", after=mark)
+    assert len(pids_of(service)) == 2
+    assert {ask(service)[1] for _ in range(8)} == {"calm"}
+    # What the file says is what a reload takes, as before.
+    service.signal(signal.SIGHUP)
+    assert service.wait_log("reload_ended", after=mark)["verdict"] == "refused"
+    path.write_text(changed)
+    mark = service.mark()
+    service.signal(signal.SIGHUP)
+    assert service.wait_log("reload_ended", after=mark)["verdict"] == "promoted"
+    wait_for(lambda: len(pids_of(service)) == 3, DEADLINE, "a third worker")
+    assert {ask(service)[1] for _ in range(8)} == {"wild"}
 
 
 def test_new_code_that_does_not_work_is_found_out_before(launcher: Launcher) -> None:
