@@ -19,6 +19,7 @@ def units() -> dict[str, str]:
     instance = Fit(
         title="%i",
         command=[PROGRAM, "run", "--config", "/etc/clusterd/%i.toml"],
+        control=["--run-dir", "/run/clusterd/%i"],
         runtime="clusterd/%i",
         directory="/etc/clusterd",
         environment="/etc/clusterd/%i.env",
@@ -27,6 +28,7 @@ def units() -> dict[str, str]:
     alone = Fit(
         title="The service of /etc/clusterd/clusterd.toml",
         command=[PROGRAM, "run", "--config", "/etc/clusterd/clusterd.toml"],
+        control=["--run-dir", "/run/clusterd/clusterd"],
         runtime="clusterd/clusterd",
         directory="/etc/clusterd",
         environment="/etc/clusterd/clusterd.env",

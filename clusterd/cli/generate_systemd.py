@@ -16,6 +16,7 @@ from clusterd.cli.configure import config_option
 from clusterd.cli.generate import directory_option, emit, force_option
 from clusterd.cli.units import Fit, service_unit, socket_unit
 from clusterd.config.address import Address
+from clusterd.config.derive import CONTROL_SOCKET
 from clusterd.config.schema import Config, Listener
 from clusterd.errors import HostError, UsageError
 
@@ -69,11 +70,12 @@ def _fit(config: Config, path: str, user: str, version: int, passed: Mapping[str
     roles += config.control.admins.users + config.control.admins.groups
     places = {path, sys.prefix, sys.base_prefix, *(pool.cwd for pool in config.pools.values() if pool.cwd)}
     bound = {name: one for name, one in config.listeners.items() if name not in passed}
-    command = [_program(), "run", "--config", path]
+    runtime = _runtime(name, run_dir)
     return Fit(
         title=name,
-        command=command,
-        runtime=_runtime(name, run_dir),
+        command=[_program(), "run", "--config", path],
+        control=_control(config, path, runtime),
+        runtime=runtime,
         directory=os.path.dirname(path),
         shutdown=shutdown.lame_duck + shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None,
         descriptors=len(config.listeners),
@@ -158,6 +160,14 @@ def _runtime(name: str, run_dir: str) -> str:
             f" {_RUN}clusterd/{name}"
         )
     return run_dir.removeprefix(_RUN)
+
+
+def _control(config: Config, path: str, runtime: str) -> list[str]:
+    """What tells commands which service is meant: where it can be, without the file, which may be wrong by then."""
+    if not config.control.socket:
+        return []
+    is_usual = config.control.socket == os.path.join(config.clusterd.run_dir, CONTROL_SOCKET)
+    return ["--run-dir", _RUN + runtime] if is_usual else ["--config", path]
 
 
 def _credentials(path: str) -> list[str]:

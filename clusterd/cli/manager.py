@@ -32,7 +32,9 @@ class Manager:
         self._notifier = Notifier(unset=True)
         self._notify = Notify(self._notifier, source, kept, forgotten)
         start_timeouts = {name: pool.start_timeout for name, pool in config.pools.items()}
-        self._patience = Patience(self._notifier, source, start_timeouts, config.shutdown.lame_duck)
+        shutdown = config.shutdown
+        drain = shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else 0.0
+        self._patience = Patience(self._notifier, source, start_timeouts, shutdown.lame_duck, drain)
         self._watchdog: Watchdog | None = None
 
     @property

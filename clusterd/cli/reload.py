@@ -58,6 +58,13 @@ class Reloader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def asked(self) -> None:
+        """Returns when every reload that was asked for until now has begun, or was refused."""
+        while self._tasks:
+            await asyncio.wait([*self._tasks])
+        async with self._turn:  # those that somebody waits for himself
+            pass
+
     async def reload(self, pool: str = "") -> int | None:
         """Begin to try out what the file says now; the verdict is a fact.
 

@@ -10,7 +10,7 @@ import click
 
 from clusterd.cli.change import client_of, patience
 from clusterd.cli.choose import Document, completed, pool_of, which_service
-from clusterd.errors import EXIT_FAILED, ClusterdError
+from clusterd.errors import EXIT_FAILED, ClusterdError, UsageError
 
 if TYPE_CHECKING:
     from clusterd.client import Client
@@ -26,6 +26,7 @@ LOOK_EVERY = 0.2
 @click.argument("pool", required=False, shell_complete=completed("pool_names"))
 @which_service
 @patience
+@click.option("--verdict", "joins", is_flag=True, help="Begin none: wait for the one under way, or tell of the last.")
 @click.option("--dry-run", is_flag=True, help="Show what would change in the configuration, and do nothing.")
 def reload(
     pool: str | None,
@@ -34,12 +35,15 @@ def reload(
     run_dir: str | None,
     no_wait: bool,
     timeout: float | None,
+    joins: bool,
     dry_run: bool,
 ) -> None:
     """The next generation of code and configuration, of all pools or of POOL, with a verdict.
 
     Exits with 0 if it was promoted, 1 if it was rolled back or could not be tried.
     """
+    if joins and (pool is not None or no_wait or dry_run):
+        raise UsageError("--verdict is of what somebody else has asked for: leave out POOL, --no-wait and --dry-run")
     client = client_of(config_path, name, run_dir)
     if pool is not None:
         pool_of(client.status(), pool)
@@ -48,7 +52,9 @@ def reload(
             print(line)
         return
     longest = timeout or 600.0
-    if no_wait:
+    if joins:
+        found = watched(client, lambda: client.verdict(timeout=longest))
+    elif no_wait:
         found = client.reload(pool, wait=False)
         if found["verdict"] == "begun":
             print(f"generation {found['generation']} is being tried out; `clusterd events` tells of it")

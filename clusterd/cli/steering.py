@@ -24,5 +24,8 @@ class Steering:
     def reload(self, pool: str) -> Awaitable[int | None]:
         return self._reloader.reload(pool)
 
+    def asked(self) -> Awaitable[None]:
+        return self._reloader.asked()
+
     def changes(self) -> Awaitable[Sequence[Change]]:
         return self._reloader.changes()

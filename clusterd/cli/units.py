@@ -50,7 +50,7 @@ class Fit:
     Attributes:
         title: what people call it.
         command: the words that run the primary.
-        reload: the line that reloads it, on a systemd older than :data:`RELOAD_PROTOCOL`.
+        control: what tells the commands of the command line which service is meant; empty: it has no control socket.
         runtime: its run directory, below ``/run``.
         directory: its working directory; empty is ``/``.
         shutdown: seconds from SIGTERM until its last worker is killed; ``None`` is never.
@@ -71,7 +71,7 @@ class Fit:
 
     title: str
     command: Sequence[str]
-    reload: str = "/bin/kill -HUP $MAINPID"
+    control: Sequence[str] = ()
     runtime: str
     directory: str = ""
     shutdown: float | None = 27.0
@@ -174,12 +174,19 @@ def _start_limit(fit: Fit) -> Iterator[str]:
 
 
 def _process(fit: Fit) -> Iterator[str]:
-    if fit.version >= RELOAD_PROTOCOL:
-        yield "Type=notify-reload"
-    else:
-        yield "Type=notify"
-        yield f"ExecReload={fit.reload}"
+    reload = [fit.command[0], "reload", *fit.control]
+    yield f"Type={'notify-reload' if fit.version >= RELOAD_PROTOCOL else 'notify'}"
     yield f"ExecStart={_command(fit.command)}"
+    if not fit.control:
+        yield "# There is no control socket that could be asked how a reload ended: status and log tell."
+        if fit.version < RELOAD_PROTOCOL:
+            yield "ExecReload=/bin/kill -HUP $MAINPID"
+    elif fit.version >= RELOAD_PROTOCOL:
+        yield "# A signal asks for the reload, and its protocol has no word for one that was rolled back: this fails."
+        yield f"ExecReload={_command([*reload, '--verdict', '--timeout', '24h'])}"
+    else:
+        yield "# Waits for the verdict, and fails if it was rolled back."
+        yield f"ExecReload={_command([*reload, '--timeout', '24h'])}"
     yield "NotifyAccess=main"
     if fit.directory:
         yield f"WorkingDirectory={_value(fit.directory)}"

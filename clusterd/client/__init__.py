@@ -153,6 +153,17 @@ class Client:
         """
         return self._order("/v1/reload", {"pool": pool}, wait, timeout)
 
+    def verdict(self, *, timeout: float = 600.0) -> Document:
+        """How the reload that is under way ends, else how the last one did: as :meth:`reload`, which begins one.
+
+        Args:
+            timeout: seconds to wait for it.
+
+        Raises:
+            Refused: there was none since the primary has started.
+        """
+        return self._order("/v1/reload", {"begin": False}, True, timeout)
+
     def changes(self) -> list[Document]:
         """What a reload would change in the configuration: ``key``, ``before``, ``after``, ``restart``."""
         found = json.loads(self._read("GET", "/v1/changes"))

@@ -45,6 +45,9 @@ class ReloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to be reloaded."""
 
     pool: Annotated[str | None, Meta(description="only this pool")] = None
+    begin: Annotated[
+        bool, Meta(description="false: begin none; the verdict is of the one that is under way, else of the last one")
+    ] = True
     wait: Wait = True
     timeout: Span = 600.0
 

@@ -50,6 +50,9 @@ class Controls(Protocol):
             UsageError: there is no such pool.
         """
 
+    def asked(self) -> Awaitable[None]:
+        """Returns when every reload that was asked for until now has begun, or was refused."""
+
     def changes(self) -> Awaitable[Sequence[Change]]:
         """What a reload would change.
 
@@ -77,6 +80,8 @@ class Orders:
         self._controls = controls
         self._journal = journal
         self._audit = audit
+        self._verdict: f.ReloadEnded | None = None
+        journal.watch(self._note)
 
     # -- at once -------------------------------------------------------------------------------------------------
 
@@ -223,6 +228,8 @@ class Orders:
         return self._slotted(pool.name, index)
 
     async def reload(self, call: Call) -> Response:
+        if not call.body.begin:
+            return await self._verdict_of(call)
         ended: dict[int | None, f.ReloadEnded] = {}
         tried: int | None = -1
 
@@ -244,9 +251,26 @@ class Orders:
                 found = await self._outcome(lambda fact: ended.get(tried), call.body.timeout)
         finally:
             stop()
-        if found is None:
-            return error(504, f"no verdict within {call.body.timeout:g} s; the reload goes on, `clusterd events` tells")
-        return json(Verdict(found.generation, found.verdict.value, found.reason, found.report, round(found.took, 3)))
+        return _told(found, call)
+
+    async def _verdict_of(self, call: Call) -> Response:
+        """No change itself: the verdict of the reload that somebody else, or a signal, has asked for."""
+        if call.body.pool is not None:
+            return error(400, "the verdict is of all pools that are reloaded: leave out pool, or have a reload begin")
+
+        def ended(fact: f.Fact) -> f.ReloadEnded | None:
+            # One that is superseded is followed by another at once.
+            return fact if isinstance(fact, f.ReloadEnded) and fact.verdict is not f.Verdict.SUPERSEDED else None
+
+        await self._controls.asked()
+        under_way = self._source.view().reload
+        if under_way is None:
+            if self._verdict is None:
+                return error(409, "there was no reload since this primary has started")
+            return _told(self._verdict, call)
+        if not call.body.wait:
+            return json(Verdict(under_way.generation, "begun"))
+        return _told(await self._outcome(ended, call.body.timeout), call)
 
     async def changes(self, call: Call) -> Response:
         """No change itself: what a reload would do."""
@@ -257,6 +281,10 @@ class Orders:
         return json([Changed(one.key, one.before, one.after, one.restart) for one in found])
 
     # -- small things --------------------------------------------------------------------------------------------
+
+    def _note(self, fact: f.Fact) -> None:
+        if isinstance(fact, f.ReloadEnded):
+            self._verdict = fact
 
     async def _outcome(self, decide: Callable[[f.Fact], T | None], timeout: float) -> T | None:
         """What ``decide`` makes of the first fact of which it makes something; ``None``: none came in time."""
@@ -315,6 +343,13 @@ class Orders:
         said = {name: value for name, value in fields.items() if value is not None}
         self._audit(action, uid=uid, pid=pid, role=call.role.title, **said)
         self._journal.event("info", "audit", {"action": action, "uid": uid, "pid": pid, **said})
+
+
+def _told(found: f.ReloadEnded | None, call: Call) -> Response:
+    """A verdict; ``None``: there was none in time."""
+    if found is None:
+        return error(504, f"no verdict within {call.body.timeout:g} s; the reload goes on, `clusterd events` tells")
+    return json(Verdict(found.generation, found.verdict.value, found.reason, found.report, round(found.took, 3)))
 
 
 def number_of(call: Call) -> int | None:

@@ -1,8 +1,9 @@
 """``EXTEND_TIMEOUT_USEC=`` to the service manager while a start, a reload or a drain really proceeds (sd_notify(3)).
 
 The manager's own time limits stand for one that hangs. A start proceeds when a slot reaches a stage that it never had
-reached: a retry is no progress, and an import without ``start_timeout`` may never end. A drain proceeds while requests
-are answered, connections close, or workers end.
+reached: a retry is no progress, and an import without ``start_timeout`` may never end. So does a reload, where a stage
+may also have to wait for a drain, or for the canary. A drain proceeds while requests are answered, connections close or
+workers end.
 """
 
 import asyncio
@@ -27,14 +28,24 @@ class Patience:
         source: what is looked at while a drain is on.
         start_timeouts: by pool, seconds that each stage of a start may take; 0 is unbounded.
         lame_duck: seconds from the order to stop until the drain begins.
+        drain: seconds that a worker which is replaced may take to end; 0 is unbounded.
     """
 
-    def __init__(self, notifier: Sends, source: Source, start_timeouts: Mapping[str, float], lame_duck: float) -> None:
+    def __init__(
+        self,
+        notifier: Sends,
+        source: Source,
+        start_timeouts: Mapping[str, float],
+        lame_duck: float,
+        drain: float = 0.0,
+    ) -> None:
         self._notifier = notifier
         self._source = source
         self._start_timeouts = start_timeouts
         self._lame_duck = lame_duck
+        self._drain = drain
         self._starting = True
+        self._reloading = False
         self._reached: set[tuple[str, str, int, int]] = set()
         self._seen: tuple[int, ...] = ()
         self._next: asyncio.TimerHandle | None = None
@@ -50,8 +61,14 @@ class Patience:
                 self._stage("ready", fact.pool, fact.generation, fact.slot)
             case f.ServiceReady(first=True):
                 self._starting = False
+            case f.ReloadBegan():
+                self._reloading = True
+            case f.CanaryBegan():
+                self._ask(fact.watched_for + SPAN)
+            case f.ReloadEnded():
+                self._reloading = False
             case f.StopBegan(now=False):
-                self._starting = False
+                self._starting = self._reloading = False
                 self._ask(self._lame_duck + SPAN)
                 self._look()
             case f.Stopped():
@@ -66,9 +83,9 @@ class Patience:
     def _stage(self, name: str, pool: str, generation: int, slot: int) -> None:
         stage = (name, pool, generation, slot)
         may_take = self._start_timeouts.get(pool, 0.0)
-        if self._starting and may_take and stage not in self._reached:
+        if (self._starting or self._reloading) and may_take and stage not in self._reached:
             self._reached.add(stage)
-            self._ask(may_take + SPAN)
+            self._ask(may_take + (self._drain if self._reloading else 0.0) + SPAN)
 
     def _look(self) -> None:
         """Whether the drain has come further since the last look."""

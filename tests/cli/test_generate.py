@@ -89,11 +89,26 @@ def test_an_unbounded_drain_is_given_all_the_time(generate) -> None:
 def test_a_newer_systemd_is_used_where_it_has_more() -> None:
     old, new = directives(units.service_unit(fit(version=252))), directives(units.service_unit(fit(version=260)))
     assert old["Type"] == ["notify"]
-    assert "ExecReload" in old
     assert "RestartSteps" not in old
     assert new["Type"] == ["notify-reload"]
-    assert "ExecReload" not in new
     assert new["RestartSteps"]
+
+
+def test_a_reload_of_the_unit_waits_for_the_verdict(generate, tmp_path: Path) -> None:
+    """The service is found without the file, which may be the one that is wrong."""
+
+    def reload_of(text: str, version: int) -> list[str]:
+        unit = directives(generate(text, "--systemd", str(version)).output)
+        return [line.partition("clusterd reload ")[2] or line for line in unit.get("ExecReload", [])]
+
+    assert reload_of(BASE, 252) == ["--run-dir /run/clusterd/shop --timeout 24h"]
+    assert reload_of(BASE, 253) == ["--run-dir /run/clusterd/shop --verdict --timeout 24h"]
+    own = BASE + "[clusterd]\nrun_dir = '/run/shop'\n"
+    assert reload_of(own, 252) == ["--run-dir /run/shop --timeout 24h"]
+    elsewhere = BASE + "[control]\nsocket = '/run/clusterd/shop/other.sock'\n"
+    assert reload_of(elsewhere, 252) == [f"--config {tmp_path}/clusterd.toml --timeout 24h"]
+    assert reload_of(BASE + "[control]\nsocket = 0\n", 252) == ["/bin/kill -HUP $MAINPID"]
+    assert reload_of(BASE + "[control]\nsocket = 0\n", 253) == []
 
 
 def test_what_is_below_a_thousand_or_a_file_is_listened_on_by_systemd(generate) -> None:

@@ -189,6 +189,9 @@ class Steered:
         self.reloads.append(pool)
         return self.generation
 
+    async def asked(self) -> None:
+        pass
+
     async def changes(self) -> list[Change]:
         return [Change("pools.web.workers", "2", "3", False), Change("log.level", '"info"', '"debug"', True)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clusterd.core import events as e
-from clusterd.core.facts import ReloadEnded, Stopped, Verdict
+from clusterd.core.facts import ReloadEnded, ReloadView, Stopped, Verdict
 from clusterd.core.facts import Scaled as ScaledFact
 from clusterd.errors import HostError
 from clusterd.ops import roles as room
@@ -245,6 +245,45 @@ def test_a_reload_answers_with_its_verdict_and_no_others(verdict: Verdict) -> No
 def test_a_reload_that_is_not_waited_for_has_begun() -> None:
     response = answered(Steered(Staged()), request("POST", "/v1/reload", {"wait": False, "pool": "web"}))
     assert json.loads(response.body)["verdict"] == "begun"
+
+
+def test_the_verdict_of_another_ones_reload_is_waited_for_and_none_is_begun() -> None:
+    """One that is superseded is followed by another, whose verdict it is."""
+    under_way = ReloadView(2, ("web",), 0.0, "canary", None)
+    steer, journal = Steered(Staged(replace(healthy_view(), reload=under_way))), Journal()
+    answers = steered(steer, journal=journal)
+
+    async def ask(**body: Any) -> Response:
+        answer = answers(request("POST", "/v1/reload", {"begin": False, **body}))
+        assert not isinstance(answer, Response | Stream)
+        asked = asyncio.ensure_future(answer)
+        for _ in range(5):  # turns of the loop: it waits then
+            await asyncio.sleep(0)
+        journal.fact(ReloadEnded(2, Verdict.SUPERSEDED, "another", "", 1.0))
+        journal.fact(ReloadEnded(3, Verdict.ROLLED_BACK, "it fails", "a traceback", 1.0))
+        return await asyncio.wait_for(asked, DEADLINE)
+
+    found = json.loads(asyncio.run(ask()).body)
+    assert (found["generation"], found["verdict"], found["report"]) == (3, "rolled_back", "a traceback")
+    assert json.loads(asyncio.run(ask(wait=False)).body)["verdict"] == "begun"
+    assert steer.reloads == steer.audited == []
+
+
+def test_without_a_reload_under_way_the_verdict_is_the_last_ones() -> None:
+    steer, journal = Steered(Staged()), Journal()
+    answers = steered(steer, journal=journal)
+
+    async def ask(**body: Any) -> Response:
+        answer = answers(request("POST", "/v1/reload", {"begin": False, **body}))
+        assert not isinstance(answer, Response | Stream)
+        return await answer
+
+    none = asyncio.run(ask())
+    assert (none.status, "no reload since" in json.loads(none.body)["error"]) == (409, True)
+    journal.fact(ReloadEnded(None, Verdict.REFUSED, "bad file", "", 0.0))
+    assert json.loads(asyncio.run(ask()).body)["verdict"] == "refused"
+    assert asyncio.run(ask(pool="web")).status == 400
+    assert steer.reloads == []
 
 
 def test_a_slot_is_held_until_it_is_released() -> None:

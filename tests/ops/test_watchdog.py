@@ -98,10 +98,10 @@ def extensions(told: Told) -> list[float]:
     return [int(line.partition("=")[2]) / 1e6 for line in told.lines if line.startswith("EXTEND_TIMEOUT_USEC=")]
 
 
-def starts(*facts: f.Fact, timeout: float = 60.0) -> list[float]:
+def starts(*facts: f.Fact, timeout: float = 60.0, drain: float = 0.0) -> list[float]:
     async def run() -> list[float]:
         told = Told()
-        one = Patience(told, Staged(), {"web": timeout}, 0.0)
+        one = Patience(told, Staged(), {"web": timeout}, 0.0, drain)
         for fact in facts:
             one.fact(fact)
         one.close()
@@ -128,6 +128,20 @@ def test_a_retry_is_no_progress() -> None:
 def test_an_unbounded_import_buys_nothing_and_neither_does_a_worker_of_a_ready_service() -> None:
     assert starts(f.ZygoteStarted("web", 1), timeout=0.0) == []
     assert starts(f.ServiceReady(True), f.WorkerReady(1, "web", 0, 1, 0.1, None)) == []
+
+
+def test_each_stage_of_a_reload_buys_the_time_of_a_drain_too() -> None:
+    facts = (
+        f.ServiceReady(True),
+        f.ReloadBegan(2, ("web",)),
+        f.ZygoteStarted("web", 2),
+        f.CanaryBegan("web", 3, 2, 300.0),
+        f.WorkerReady(3, "web", 0, 2, 0.1, None),
+        f.WorkerReady(3, "web", 0, 2, 0.1, None),
+        f.ReloadEnded(2, f.Verdict.PROMOTED, "", "", 1.0),
+        f.WorkerReady(4, "web", 1, 2, 0.1, None),
+    )
+    assert starts(*facts, drain=27.0) == [60.0 + 27.0 + SPAN, 300.0 + SPAN, 60.0 + 27.0 + SPAN]
 
 
 def test_a_drain_buys_time_while_something_ends(monkeypatch: pytest.MonkeyPatch) -> None:

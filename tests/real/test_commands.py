@@ -269,6 +269,23 @@ def test_a_configuration_that_is_bad_is_refused_and_told(launcher: Launcher) -> 
     assert "no_such_table" in done.stderr
 
 
+def test_the_verdict_of_a_reload_that_a_signal_asked_for_is_waited_for(launcher: Launcher) -> None:
+    service = up(launcher, SLOW_CANARY)
+    done = service.cli("reload", "--verdict")
+    assert done.returncode == EXIT_REFUSED
+    assert "there was no reload since this primary has started" in done.stderr
+    service.signal(signal.SIGHUP)
+    done = service.cli("reload", "--verdict")
+    assert (done.returncode, done.stdout.startswith("generation 2 is promoted")) == (0, True), done
+    deploy(service, launcher, APP + "\nraise RuntimeError('a bad deploy')\n")
+    service.signal(signal.SIGHUP)
+    for _ in range(2):  # also when it is over
+        done = service.cli("reload", "--verdict")
+        assert (done.returncode, "was rolled back" in done.stdout) == (1, True), done
+    assert len(service.logged("reload_ended")) == 2
+    assert service.cli("reload", "--verdict", "--no-wait").returncode == 2
+
+
 def test_what_a_reload_would_change_is_shown(launcher: Launcher) -> None:
     service = up(launcher, SLOW_CANARY)
     launcher.configuration(SLOW_CANARY, workers=3)

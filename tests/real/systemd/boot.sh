@@ -1,14 +1,14 @@
 #!/bin/sh
-# Becomes a systemd of its own: boot.sh DIRECTORY CHECKOUT VENV PYTHON, as root, in namespaces that `unshare` made.
-# The new root is the machine's with a writable layer of memory on top, so that nothing of the machine is touched.
+# Becomes a systemd of its own: boot.sh DIRECTORY CHECKOUT VENV PYTHON LOWER, as root, in namespaces that `unshare` made.
+# The new root is LOWER, the machine's own as a rule, with a writable layer of memory on top, so that nothing of the machine is touched.
 set -e
-base=$1 checkout=$2 venv=$3 python=$4
+base=$1 checkout=$2 venv=$3 python=$4 lower=$5
 root=$base/root
 
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$base"
 mkdir "$base/upper" "$base/work" "$root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" "$root"
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$base/upper,workdir=$base/work" "$root"
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 umount -l "$root/sys/fs/cgroup"

@@ -36,16 +36,20 @@ _CLONE_NEWNET = 0x40000000
 class Machine:
     """The booted manager.
 
+    Args:
+        base: an empty directory, for what it writes.
+        lower: the root that it is booted from, and that it leaves as it is.
+
     Attributes:
         pid: of systemd, as this process sees it.
         root: its root directory, as this process sees it.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, lower: Path = Path("/")) -> None:
         namespaces = ["--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup", "--net"]
         enter = ["setpriv", "--pdeathsig", "KILL", "unshare", "--kill-child=KILL", *namespaces]
         self._outer = subprocess.Popen(
-            [*enter, "sh", *map(os.fspath, (BOOT, base, CHECKOUT, sys.prefix, sys.base_prefix))],
+            [*enter, "sh", *map(os.fspath, (BOOT, base, CHECKOUT, sys.prefix, sys.base_prefix, lower))],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -95,7 +99,9 @@ class Machine:
         """A command in it, as root."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-C", "-n", "-r", "-w"]
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-        environment |= {"PYTHONPATH": "/opt/clusterd/src"} | dict(env or {})
+        environment |= {"PYTHONPATH": "/opt/clusterd/src", "LD_LIBRARY_PATH": "/opt/clusterd/python/lib"} | dict(
+            env or {}
+        )
         done = subprocess.run(
             [*enter, *command], env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

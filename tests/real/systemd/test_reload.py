@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tests.real.harness import merged
 from tests.real.looking import app
 from tests.real.systemd.machine import Client, Deployer, Unit
 
@@ -20,20 +21,54 @@ PATIENT = {"pools": {"web": {"http": {"keep_alive": "120s"}}}}
 pytestmark = pytest.mark.timeout(240)
 
 
-def test_a_reload_brings_new_code_and_a_bad_one_leaves_the_old(deploy: Deployer) -> None:
+def reloaded(unit: Unit) -> int:
+    """The exit code of ``systemctl reload``."""
+    return unit.machine.run("systemctl", "reload", unit.service, check=False).returncode
+
+
+def see_good_and_bad_reloads(unit: Unit) -> None:
+    """What `systemctl reload` says is the verdict, whatever the reload protocol."""
+    before, number = unit.main, unit.workers()
+    unit.machine.write(f"{unit.folder}/app.py", VERSION.replace('"version": 1', '"version": 2'))
+    assert reloaded(unit) == 0
+    assert not number & unit.workers()
+    assert json.loads(unit.get())["version"] == 2
+    unit.wait_status("2/2 ready, generation 2")
+    unit.machine.write(f"{unit.folder}/app.py", "raise RuntimeError('a bad deploy')\n")
+    assert reloaded(unit) != 0
+    assert "generation 2" in unit.wait_status("reload failed")
+    assert any("was rolled back" in line for line in unit.journal())
+    assert any("RuntimeError: a bad deploy" in line for line in unit.journal())
+    unit.configure({"pools": {"web": {"workers": "none"}}})
+    assert reloaded(unit) != 0
+    assert any("the reload was refused" in line and "pools.web.workers" in line for line in unit.journal())
+    assert json.loads(unit.get())["version"] == 2
+    unit.wait(lambda unit: unit.show("ActiveState", "SubState") == ["active", "running"], "a service that goes on")
+    assert (unit.main, unit.show("NRestarts", "Result")) == (before, ["0", "success"])
+
+
+def test_a_reload_that_fails_fails_for_systemd_too(deploy: Deployer) -> None:
     unit = deploy(VERSION, BRIEF)
     unit.start()
-    before = unit.main
+    see_good_and_bad_reloads(unit)
+
+
+def test_without_a_control_socket_a_reload_is_asked_for_by_signal(deploy: Deployer) -> None:
+    unit = deploy(VERSION, merged(BRIEF, {"control": {"socket": 0}}), "--systemd", "252")
+    unit.start()
     unit.machine.write(f"{unit.folder}/app.py", VERSION.replace('"version": 1', '"version": 2'))
-    unit.machine.systemctl("reload", unit.service)
-    unit.wait_status("generation 2")
-    unit.wait(lambda unit: unit.show("SubState") == ["running"], "a service that has reloaded")
+    assert reloaded(unit) == 0
+    unit.wait_status("2/2 ready, generation 2")
     assert json.loads(unit.get())["version"] == 2
-    unit.machine.write(f"{unit.folder}/app.py", "raise RuntimeError('a bad deploy')\n")
-    unit.machine.systemctl("reload", unit.service)
-    assert "generation 2" in unit.wait_status("reload failed")
+
+
+def test_a_reload_that_proceeds_outlasts_the_managers_patience(deploy: Deployer) -> None:
+    """A canary that is watched for longer than the manager waits for a reload, and the verdict is waited for."""
+    unit = deploy(VERSION, {"pools": {"web": {"reload": {"canary": "4s"}}}}, dropin="[Service]\nTimeoutStartSec=2s\n")
+    unit.start()
+    unit.machine.write(f"{unit.folder}/app.py", VERSION.replace('"version": 1', '"version": 2'))
+    assert reloaded(unit) == 0
     assert json.loads(unit.get())["version"] == 2
-    assert (unit.main, unit.show("SubState", "NRestarts")) == (before, ["running", "0"])
 
 
 def test_an_upgrade_is_no_event_for_systemd_and_loses_nothing(deploy: Deployer) -> None:
