@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.components import PACKAGES
+from tests import components
 from tests.procfs import open_descriptors
 
 # No deadline an example: a busy machine is no counter-example. `make check` takes the quick profile.
@@ -28,16 +28,19 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
+    if components.is_there("node"):
+        os.environ["PATH"] = f"{components.node_programs()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leaves out a test whose real component is not installed, naming the package that has it."""
+    """Leaves out a test whose real component is not installed, naming where it comes from."""
     for marker in item.iter_markers("needs"):
         for program in marker.args:
-            if program not in PACKAGES:
+            source = components.source(program)
+            if source is None:
                 pytest.fail(f"needs({program!r}): name its Debian package in tests/components.py", pytrace=False)
-            if shutil.which(program) is None:
-                pytest.skip(f"needs {program} (Debian package {PACKAGES[program]})")
+            if not components.is_there(program):
+                pytest.skip(f"needs {program} ({source})")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

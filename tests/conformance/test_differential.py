@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import components
 from tests.conformance.programs import DEADLINE, Run, environment
 
 pytestmark = pytest.mark.needs("node")
@@ -111,6 +112,14 @@ LIVES = {
         ("process.on('message', (m) => process.send(m + 1)); process.send(1);", ECHO),
     ),
 }
+
+
+def test_the_reference_is_the_pinned_one_and_not_the_machines() -> None:
+    lock = json.loads((components.PINNED / "package-lock.json").read_text())
+    pinned = {one["version"] for path, one in lock["packages"].items() if path.startswith("node_modules/node-linux-")}
+    assert all("integrity" in one for path, one in lock["packages"].items() if path)
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    assert [said.strip()] == [f"v{version}" for version in pinned]
 
 
 @pytest.mark.parametrize("life", LIVES)

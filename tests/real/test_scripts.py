@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import ssl
@@ -12,72 +11,11 @@ from typing import Any
 
 import pytest
 import trustme
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.procfs import processes_marked, wait_for
 from tests.real.clients import fetch
-from tests.real.harness import DEADLINE, Launcher, Record, Service, kill
-
-PYTHON = """
-import asyncio, json, os
-from clusterd import cluster
-
-if cluster.is_primary:
-    raise SystemExit("this branch never runs")
-
-async def handle(reader, writer):
-    try:
-        while True:
-            head = await reader.readuntil(b"\\r\\n\\r\\n")
-            if b"/slow" in head:
-                await asyncio.sleep(1)
-            body = json.dumps([cluster.worker.id, os.environ["NODE_APP_INSTANCE"]]).encode()
-            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
-    except asyncio.IncompleteReadError:
-        writer.close()
-
-async def main():
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    print("port", server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-cluster.run(main())
-"""
-
-NODE = """
-const cluster = require('cluster');
-const http = require('http');
-if (cluster.isPrimary) throw new Error('this branch never runs');
-http.createServer((request, response) => {
-  const answer = () => response.end(JSON.stringify([cluster.worker.id, process.env.NODE_APP_INSTANCE]));
-  if (request.url === '/slow') setTimeout(answer, 1000);
-  else if (request.url === '/block') { const end = Date.now() + 20000; while (Date.now() < end); }
-  else answer();
-}).listen(0, '127.0.0.1', function () { console.log('port', this.address().port); });
-"""
-
-SOURCES = {"server.py": PYTHON, "server.js": NODE}
-
-each = pytest.mark.parametrize("script", ["server.py", pytest.param("server.js", marks=pytest.mark.needs("node"))])
-
-
-def start(launcher: Launcher, script: str, source: str = "", *, ready: bool = True, **pool: Any) -> Service:
-    (launcher.folder / script).write_text(source or SOURCES[script])
-    settings = {"listeners": None, "pools": {"web": {"app": None, "script": script, "workers": 2, **pool}}}
-    service = launcher.start("", settings, ready=ready)
-    if ready:
-        service.wait_log("worker_ready", count=pool.get("workers", 2))
-    return service
-
-
-def port(service: Service) -> str:
-    """Where the script listens, by what its workers print."""
-    line = service.wait_log(lambda record: re.match(r"port \d+", said(record)))
-    return f"127.0.0.1:{said(line).split()[1]}"
-
-
-def said(record: Record) -> str:
-    return str(record.get("line") or record.get("message") or record.get("text") or record.get("raw") or "")
+from tests.real.harness import DEADLINE, Launcher, kill
+from tests.real.scripting import each, port, said, samples, start, steady
 
 
 @each
@@ -107,13 +45,6 @@ def test_a_stop_answers_what_is_under_way(launcher: Launcher, script: str) -> No
     assert len(answers) == 1
     exits = service.logged("worker_exited")
     assert [(record["code"], record["asked"]) for record in exits] == [(0, True)] * 2
-
-
-def samples(service: Service, name: str) -> list[Any]:
-    text = fetch(service.monitoring(), "/metrics").text
-    return [
-        sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name == name
-    ]
 
 
 @each
@@ -230,21 +161,6 @@ def test_the_death_of_the_primary_ends_the_programs(launcher: Launcher) -> None:
     wait_for(lambda: not processes_marked(service.run_dir), DEADLINE, "the end of the programs")
     launcher.services.remove(service)
     service.destroy()
-
-
-def steady(where: str, over: threading.Event, failures: list[object], answers: list[Any]) -> threading.Thread:
-    """Asks for new connections until ``over``."""
-
-    def ask() -> None:
-        while not over.is_set():
-            try:
-                answers.append(fetch(where, "/").json())
-            except Exception as error:
-                failures.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
 
 
 @each
