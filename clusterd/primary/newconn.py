@@ -75,7 +75,7 @@ class Newconn:
 
     def post(self, payload: bytes, fd: int | None = None) -> Posted:
         """Hand over one connection. The descriptor is its own if it returns ``SENT``, else the caller's still."""
-        if fd is None or self._parked is not None or len(self._flying) >= self.limit:
+        if fd is None or self.full:
             return Posted.FULL
         if self._closed or self._talk.channel.broken is not None:
             return Posted.BROKEN
@@ -99,10 +99,10 @@ class Newconn:
             self._settle(received.ack, isinstance(answer, messages.Reply) and answer.accepted is True)
 
     def _settle(self, seq: int, accepted: bool) -> bool:
+        was_full = self.full
         mail = self._flying.pop(seq, None)
         if mail is None or mail.fd is None:
             return False
-        was_full = self._parked is not None or len(self._flying) + 1 >= self.limit
         if accepted:
             os.close(mail.fd)
             self.answered += 1

@@ -46,7 +46,7 @@ class Ahead:
         if arrived or seq not in self._asked:
             return None
         self._asked.discard(seq)
-        return seq, {"cmd": "NODE_CLUSTER", "ack": seq, "accepted": False}
+        return seq, refusal(seq)
 
     def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
         """See :meth:`clusterd.wire.channel.Channel.accepted`."""
@@ -65,3 +65,8 @@ class Ahead:
                 found.append(seq)
             end = match.end()
         return found, end
+
+
+def refusal(seq: int) -> dict[str, Any]:
+    """What answers a question whose handle did not arrive: it never reached anybody who could."""
+    return {"cmd": "NODE_CLUSTER", "ack": seq, "accepted": False}

@@ -28,7 +28,7 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from clusterd.errors import PeerError
-from clusterd.wire.ahead import Ahead
+from clusterd.wire.ahead import Ahead, refusal
 from clusterd.wire.codecs import JSON, Codec
 from clusterd.wire.lines import MAX_LINE
 from clusterd.wire.parcels import Outgoing, Received, Returned, is_internal
@@ -311,9 +311,9 @@ class Channel:
                     received.append(Received(refused[1], None, True, None, refused[0]))
                 self._go_on()
             case "NODE_HANDLE_ACK":
-                self._acknowledged(arrived=True)
+                self._acknowledged(received, arrived=True)
             case "NODE_HANDLE_NACK":
-                self._acknowledged(arrived=False)
+                self._acknowledged(received, arrived=False)
             case "NODE_HANDLE":
                 if not self._unpaired:
                     self._owe(_NACK)
@@ -345,8 +345,11 @@ class Channel:
         if excess := self._excess():
             raise excess
 
-    def _acknowledged(self, *, arrived: bool) -> None:
-        """Ends the flight of a handle, or sends it again. An answer to nothing is let pass: users can forge those."""
+    def _acknowledged(self, received: list[Received], *, arrived: bool) -> None:
+        """Ends the flight of a handle, or sends it again. An answer to nothing is let pass: users can forge those.
+
+        A question that came back is answered here, as one that went ahead is: nobody else will.
+        """
         handle = self._flight
         if handle is None or not handle.handed_out:
             return
@@ -358,7 +361,9 @@ class Channel:
         if arrived:
             self._released.append(handle.fd)
         else:
-            self._give_back(handle)
+            asked = self._give_back(handle)
+            if asked is not None:
+                received.append(Received(refusal(asked), None, True, None, asked))
         self._flight = None
         self._go_on()
 
@@ -371,11 +376,14 @@ class Channel:
         if isinstance(item, _Handle):
             self._flight = item
 
-    def _give_back(self, handle: _Handle) -> None:
+    def _give_back(self, handle: _Handle) -> int | None:
+        """Lists a handle as ``returned``; the number of the question that it was, if it was one that is open."""
         self._returned.append(Returned(handle.message, handle.fd, handle.kind, handle.attempts))
         seq = handle.message.get("seq") if type(handle.message) is dict else None
-        if type(seq) is int:
-            self._asked.discard(seq)
+        if type(seq) is not int or seq not in self._asked:
+            return None
+        self._asked.discard(seq)
+        return seq
 
     def _excess(self) -> PeerError | None:
         if self._queued + self._unsent <= self._max_queued:

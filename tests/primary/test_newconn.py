@@ -28,11 +28,19 @@ class Pair:
         self.refused: list[Mail] = []
         self.rooms = 0
         self.asked: list[Received] = []
+        self.takes = 1_000  # descriptors that arrive; the others are lost, as by a worker that has no number left
         self.talk = Conversation(Channel(), lambda message: None, lambda error: None)
         self.talk.attach(FdStream(loop, near, self.talk.data, lambda: None))
         self.peer = Conversation(Channel(), self.asked.append, lambda error: None)
-        self.peer.attach(FdStream(loop, far, self.peer.data, lambda: None))
+        self.peer.attach(FdStream(loop, far, self._heard, lambda: None))
         self.newconn = Newconn(loop, self.talk, "k", self._room, self.refused.append)
+
+    def _heard(self, data: bytes, fds: list[int]) -> None:
+        arrived, lost = fds[: self.takes], fds[self.takes :]
+        self.takes -= len(arrived)
+        for fd in lost:
+            os.close(fd)
+        self.peer.data(data, arrived)
 
     def _room(self) -> None:
         self.rooms += 1
@@ -170,3 +178,25 @@ def test_behind_a_handle_it_takes_its_turn() -> None:
             assert client.recv(1) == b""
 
     run(test, Loop)
+
+
+@LOOPS
+def test_behind_a_handle_and_never_taken_it_is_refused_and_leaves_no_place_behind(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def test(pair: Pair) -> None:
+        reading, writing = os.pipe()
+        os.close(writing)
+        pair.takes = 1
+        pair.talk.send("a handle first", reading)
+        client, posted = pair.post()
+        assert posted is Posted.SENT
+        await until(lambda: pair.refused)
+        assert [received.message for received in pair.asked] == ["a handle first"]
+        with client:
+            os.write(pair.refused[0].fd or 0, b"still open")
+            assert client.recv(32) == b"still open"
+        await until(lambda: pair.rooms)
+        assert pair.newconn.queued() == 0
+
+    run(test, loop)
