@@ -30,6 +30,7 @@ from typing import Any, Final, TypeAlias
 from clusterd.errors import PeerError
 from clusterd.wire.ahead import Ahead, refusal
 from clusterd.wire.codecs import JSON, Codec
+from clusterd.wire.flights import Handle
 from clusterd.wire.lines import MAX_LINE
 from clusterd.wire.parcels import Outgoing, Received, Returned, is_internal
 
@@ -61,20 +62,6 @@ _NACK: Final = {"cmd": "NODE_HANDLE_NACK"}
 Members: TypeAlias = Mapping[str, object]
 
 
-class _Handle:
-    """A message with a descriptor, from ``send`` to its acknowledgement."""
-
-    __slots__ = ("attempts", "data", "fd", "handed_out", "kind", "message")
-
-    def __init__(self, data: bytes, fd: int, message: Any, kind: str) -> None:
-        self.data = data
-        self.fd = fd
-        self.message = message
-        self.kind = kind
-        self.attempts = 0
-        self.handed_out = False
-
-
 class Channel:
     """One end of a channel.
 
@@ -104,9 +91,9 @@ class Channel:
         self._longest = min(max_line, max_queued - _OVERHEAD)
         self._max_queued = max_queued
         self._max_unpaired = max_unpaired
-        self._ready: list[bytes | _Handle] = []  # may be written now, in this order
-        self._waiting: deque[bytes | _Handle] = deque()  # behind the handle in flight
-        self._flight: _Handle | None = None  # sent, or in _ready to be sent; its answer is awaited
+        self._ready: list[bytes | Handle] = []  # may be written now, in this order
+        self._waiting: deque[bytes | Handle] = deque()  # behind the handle in flight
+        self._flight: Handle | None = None  # sent, or in _ready to be sent; its answer is awaited
         self._queued = 0  # what _ready and _waiting cost
         self._unsent = 0  # what the owner last said its stream holds
         self._asked: set[int] = set()
@@ -191,16 +178,16 @@ class Channel:
         """
         if type(message) is dict and message.get("cmd") == "NODE_CLUSTER" and "seq" not in message:
             message = {**message, "seq": next(self._seq)}
-        item: bytes | _Handle
+        item: bytes | Handle
         if fd is None:
             data = item = self._encode(message)
         else:
             data = self._encode({"cmd": "NODE_HANDLE", "type": kind, "msg": message, **(details or {})})
-            item = _Handle(data, fd, message, kind)
+            item = Handle(data, fd, message, kind)
         if len(data) > self._longest:
             raise ValueError(f"a message of {len(data)} bytes is longer than the {self._longest} that are allowed")
         if self._broken or self._closed:
-            if isinstance(item, _Handle):
+            if isinstance(item, Handle):
                 self._give_back(item)
             return False
         self._queued += len(data) + _OVERHEAD
@@ -371,12 +358,12 @@ class Channel:
         while self._waiting and not self._flight and not self._ahead:
             self._release(self._waiting.popleft())
 
-    def _release(self, item: bytes | _Handle) -> None:
+    def _release(self, item: bytes | Handle) -> None:
         self._ready.append(item)
-        if isinstance(item, _Handle):
+        if isinstance(item, Handle):
             self._flight = item
 
-    def _give_back(self, handle: _Handle) -> int | None:
+    def _give_back(self, handle: Handle) -> int | None:
         """Lists a handle as ``returned``; the number of the question that it was, if it was one that is open."""
         self._returned.append(Returned(handle.message, handle.fd, handle.kind, handle.attempts))
         seq = handle.message.get("seq") if type(handle.message) is dict else None
@@ -395,7 +382,7 @@ class Channel:
         if self._broken is None:
             self._broken = error
         under_way = [self._flight] if self._flight else []
-        under_way += [item for item in self._waiting if isinstance(item, _Handle)]
+        under_way += [item for item in self._waiting if isinstance(item, Handle)]
         for handle in under_way:
             self._give_back(handle)
         self._flight = None
