@@ -17,7 +17,7 @@ from tests.real.harness import DEADLINE, Launcher, Service
 from tests.real.looking import app, ask, children, pids_of, start, title, watched, zygote
 
 SOURCE = """
-import asyncio, os, sys, time
+import asyncio, itertools, os, sys, time
 parent = None
 async def answer(path):
     global parent
@@ -37,6 +37,9 @@ async def answer(path):
     elif path == "/hang":
         print("hanging", flush=True)
         time.sleep(1000)
+    elif path == "/hang-in-c":     # in one call into C that keeps the interpreter's lock: no handler, no thread runs
+        print("hanging", flush=True)
+        sum(itertools.repeat(0, 10**13))
     elif path == "/parent":
         return parent
     return os.getpid()
@@ -120,9 +123,10 @@ def test_a_worker_that_stands_in_a_print_when_the_primary_dies_goes_on(launcher:
     assert [len(line) for line in spoken] == [300_000, len("the end of the flood")]
 
 
-def test_a_worker_that_hangs_is_killed_by_the_undertaker(launcher: Launcher) -> None:
+@pytest.mark.parametrize("path", ["/hang", "/hang-in-c"])
+def test_a_worker_that_hangs_is_killed_by_the_undertaker(launcher: Launcher, path: str) -> None:
     service = start(launcher, app(SOURCE), BRIEF)
-    hanging = Request(service, "/hang")
+    hanging = Request(service, path)
     hanging.send()
     service.wait_log(lambda record: "hanging" in json.dumps(record))
     forker = zygote(service)
@@ -182,9 +186,10 @@ def test_a_new_primary_shows_what_an_old_one_left_and_counts_it_in_no_pool(launc
         assert second.stop() == 0
 
 
-def test_what_outstays_its_drain_is_killed_by_the_new_primary(launcher: Launcher) -> None:
+@pytest.mark.parametrize("path", ["/hang", "/hang-in-c"])
+def test_what_outstays_its_drain_is_killed_by_the_new_primary(launcher: Launcher, path: str) -> None:
     first = start(launcher, app(SOURCE), BRIEF, workers=1)
-    hanging = Request(first, "/hang")
+    hanging = Request(first, path)
     hanging.send()
     first.wait_log(lambda record: "hanging" in json.dumps(record))
     with watched(zygote(first), *pids_of(first).values()) as (forker, worker), hanging.socket:
