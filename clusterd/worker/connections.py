@@ -94,6 +94,7 @@ class Connections:
         self._patient_until = 0.0
         self._free, self._bounded, self._arriving = extend(config, self)
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._stepping: list[tuple[socket.socket, Any, Coroutine[Any, Any, Any], asyncio.Future[Any]]] = []
         self._complaints = Complaints()
         self._make_transport: Callable[..., object] | None = getattr(loop, "_make_socket_transport", None)
 
@@ -146,7 +147,13 @@ class Connections:
             self._step_in(sock, protocol, self._loop.connect_accepted_socket(lambda: protocol, sock))
 
     def _step_in(self, sock: socket.socket, protocol: Any, coming: Coroutine[Any, Any, Any]) -> None:
-        """uvloop's way in, which is a coroutine of one step: done here and now, a task would take it a turn later."""
+        """uvloop's way in, which is a coroutine of one step: done here and now, a task would take it a turn later.
+
+        To be told when ``connection_made`` was called would cost each connection one more turn of the loop: those that
+        came before are seen to instead.
+        """
+        if self._stepping:
+            self._have_stepped_in()
         try:
             made = coming.send(None)
         except StopIteration:
@@ -154,18 +161,22 @@ class Connections:
         except BaseException:
             self.state.connections.discard(protocol)
             raise
-        made.add_done_callback(partial(self._stepped_in, sock, protocol, coming))
+        self._stepping.append((sock, protocol, coming, made))
 
-    def _stepped_in(
-        self, sock: socket.socket, protocol: Any, coming: Coroutine[Any, Any, Any], made: asyncio.Future[Any]
-    ) -> None:
-        """``connection_made`` was called; what is behind the coroutine's one ``await`` is its end, or the failure."""
-        try:
-            coming.send(None)
-        except StopIteration:
-            return
-        except Exception as error:
-            self._failed(sock, protocol, PLAIN, error)
+    def _have_stepped_in(self) -> None:
+        """What is behind the coroutines' one ``await`` is their end, or the failure."""
+        stepping, self._stepping = self._stepping, []
+        for step in stepping:
+            sock, protocol, coming, made = step
+            if not made.done():
+                self._stepping.append(step)
+                continue
+            try:
+                coming.send(None)
+            except StopIteration:
+                continue
+            except Exception as error:
+                self._failed(sock, protocol, PLAIN, error)
 
     def _let_arrive(self, sock: socket.socket, protocol: Any, token: Taken, door: Door) -> None:
         """A proxy's header or TLS come first."""
@@ -239,8 +250,10 @@ class Connections:
             self._words[_BEFORE_CLASSES + status // 100] += 1
 
     def sample(self) -> None:
-        """Write down how many requests are in flight: once a second, since each time would cost each request 0.3 us."""
+        """Once a second: write down how many requests are in flight, which each time would cost each request 0.3 us; and
+        let go of those that have come in."""
         self._words[_IN_FLIGHT] = len(self.state.tasks)
+        self._have_stepped_in()
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,8 @@ def extend(config: uvicorn.Config, owner: Owner) -> Kinds:
     # cycle, and the cycle's class is found by name in its module. Asked at the app, they would not be counted.
     names = vars(sys.modules[base.__module__])
     names["RequestResponseCycle"] = _counting(names["RequestResponseCycle"], owner)
+    # uvicorn has uvloop make two sockets of a transport to ask each for an address that the transport knows: 7 us.
+    names["get_local_addr"], names["get_remote_addr"] = _local, _remote
     websocket = config.ws_protocol_class
     if websocket is not None:
         config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
@@ -145,6 +147,23 @@ def waiting(protocol: Any) -> bool:
     sock = protocol.transport.get_extra_info("socket")
     fd = -1 if sock is None else sock.fileno()
     return fd >= 0 and unread(fd)
+
+
+def _remote(transport: Any) -> tuple[str, int] | None:
+    """uvicorn's ``get_remote_addr``: the client's address, where it has one that is host and port."""
+    try:
+        address = transport.get_extra_info("peername")
+    except OSError:  # it has gone
+        return None
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
+def _local(transport: Any) -> tuple[str, int | None] | None:
+    """uvicorn's ``get_local_addr``: host and port, or the path of a unix socket."""
+    address = transport.get_extra_info("sockname")
+    if isinstance(address, tuple):
+        return address[0], address[1]
+    return (address, None) if isinstance(address, str) else None
 
 
 # -- the classes -----------------------------------------------------------------------------------------------------

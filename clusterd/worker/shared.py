@@ -1,14 +1,14 @@
 """Taking connections from listening sockets that all workers share: ``scheduling = "none"``.
 
 Who accepts first has it. A connection that no worker has accepted lies in the kernel's queue, which is the primary's
-too: it outlives every worker. How many a worker has accepted and not read is bounded by nothing but :data:`A_TURN`.
+too: it outlives every worker. How many a worker has accepted and not read is bounded by nothing; it accepts one in a
+turn of its loop, so that those of a worker whose turns are long go to others.
 """
 
 import asyncio
 import errno
 import logging
 import os
-import select
 import socket
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -18,9 +18,6 @@ from ..unix.sockets import EXHAUSTED, accept
 from ..wire.rows import ACCEPTED, Row
 from .mailbox import handed
 from .options import Door, Inboxed
-
-A_TURN: Final = 4
-"""Connections accepted in one turn of the loop, at most: those of a worker whose turns are long go to others."""
 
 RETRY_AFTER: Final = 0.1
 """Seconds without accepting while this process is short of descriptors or the kernel of memory."""
@@ -51,7 +48,7 @@ VISIT: Final = _ACCEPTED
 class _Source:
     """One listening socket."""
 
-    __slots__ = ("door", "family", "kind", "more", "name", "proto", "sock", "word")
+    __slots__ = ("door", "family", "kind", "name", "proto", "sock", "word")
 
     def __init__(self, box: Inboxed, word: int) -> None:
         self.name = box.name
@@ -59,9 +56,6 @@ class _Source:
         self.sock = socket.socket(fileno=box.fd)
         self.family, self.kind, self.proto = int(self.sock.family), int(self.sock.type), self.sock.proto
         self.word = word
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        self.more = poll.poll
 
 
 class Accepting:
@@ -102,7 +96,7 @@ class Accepting:
         if not self._watching and not self.ended:
             self._watching = True
             for source in self._sources:
-                self._loop.add_reader(source.sock, self._look(source))
+                self._loop.add_reader(source.sock, self._readable, source)
 
     def stop(self, *, take_all: bool = False) -> None:
         """Accept no more. Idempotent.
@@ -130,26 +124,13 @@ class Accepting:
     def _take_all(self, looks: int) -> None:
         """Until all queues were empty ``looks`` times: the last time for those whose handshake the first overlapped."""
         try:
-            found = sum(self._accept(source) for source in self._sources)
+            found = any([self._accept(source) for source in self._sources])
         except OSError:
-            found = 0  # no descriptor is free; waiting for one would hold up the drain
+            found = False  # no descriptor is free; waiting for one would hold up the drain
         if found or looks > 1:
             self._loop.call_soon(self._take_all, looks if found else looks - 1)
         else:
             self._close()
-
-    def _look(self, source: _Source) -> Callable[[], None]:
-        """What is called when the loop says "readable".
-
-        All workers are woken for each connection, and one gets it. To ask first costs a third of an accept in vain.
-        """
-        more, readable = source.more, self._readable
-
-        def look() -> None:
-            if more(0):
-                readable(source)
-
-        return look
 
     def _readable(self, source: _Source) -> None:
         try:
@@ -164,32 +145,31 @@ class Accepting:
                 if not self._sources:
                     self._close()
 
-    def _accept(self, source: _Source) -> int:
-        """Accept what there is, :data:`A_TURN` at most; how many it were.
+    def _accept(self, source: _Source) -> bool:
+        """Accept one; whether there was one.
+
+        All workers are woken for each connection, and one gets it: to ask first whether it is still there would spare
+        the others half of their vain accept, and cost a busy service more than it spares.
 
         Raises:
             OSError: as :func:`clusterd.unix.sockets.accept`.
         """
-        words, count = self._words, 0
-        while True:
-            # The open file description is shared with every worker and may be so with whoever passed the socket: one
-            # who makes it blocking would have the loser of a race for a connection wait in accept.
-            source.sock.setblocking(False)
-            accepted = accept(source.sock)
-            if accepted is None:
-                break
-            count += 1
-            words[_TAKEN] += 1
-            words[source.word] += 1
-            sock = handed(source.family, source.kind, source.proto, accepted[0])
-            try:
-                self._on_connection(sock, _ACCEPTED, source.door)
-            except Exception:
-                logger.exception("a connection of %s could not be served", source.name)
-                sock.close()
-            if count == A_TURN or not source.more(0):
-                break
-        return count
+        # The open file description is shared with every worker and may be so with whoever passed the socket: one who
+        # makes it blocking would have the loser of a race for a connection wait in accept.
+        source.sock.setblocking(False)
+        accepted = accept(source.sock)
+        if accepted is None:
+            return False
+        words = self._words
+        words[_TAKEN] += 1
+        words[source.word] += 1
+        sock = handed(source.family, source.kind, source.proto, accepted[0])
+        try:
+            self._on_connection(sock, _ACCEPTED, source.door)
+        except Exception:
+            logger.exception("a connection of %s could not be served", source.name)
+            sock.close()
+        return True
 
     def _unwatch(self) -> None:
         if self._watching:
