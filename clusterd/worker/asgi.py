@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final, Literal
 
 from ..errors import AppError
@@ -124,7 +125,8 @@ async def serve(app: object, boxes: Sequence[Inboxed], board: Board, link: Link,
 
     mailboxes, shared = [box for box in boxes if not box.door.shared], [box for box in boxes if box.door.shared]
     intake = Intake(loop, mailboxes, taken, connections.changed.set, board.words)
-    accepting = Accepting(loop, shared, accepted, connections.changed.set, board.words)
+    plainly = partial(connections.welcome, state) if connections.welcoming else None
+    accepting = Accepting(loop, shared, accepted, connections.changed.set, board.words, plainly)
     try:
         clock.tick()
         intake.start()

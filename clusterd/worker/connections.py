@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..wire.rows import REQUEST, Row
 from .arrival import FAREWELL, Arrival, Complaints
 from .library import ServerState, uvicorn
-from .mailbox import Taken
+from .mailbox import Lent, Taken
 from .options import PLAIN, Door
 from .protocols import Message, WebSocket, begun, busy, extend, waiting
 
@@ -117,6 +117,24 @@ class Connections:
             self._enter(sock, protocol, token)
         else:
             self._let_arrive(sock, protocol, token, door)
+        if self.draining:
+            self.let_linger(protocol)
+
+    @property
+    def welcoming(self) -> bool:
+        """The loop is one that closes descriptors by itself: uvloop."""
+        return self._make_transport is None
+
+    def welcome(self, app_state: dict[str, Any], fd: int, family: int) -> None:
+        """Serve a connection that comes plain, owes nothing and was accepted here, where ``welcoming``.
+
+        It is :meth:`adopt` without its questions: 4 us of 65 for a connection with one request.
+        """
+        protocol = self._free(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        self._open.add(protocol)
+        self._words[_OPEN] = len(self._open)
+        lent: Any = Lent(fd, family)
+        self._step_in(lent, protocol, self._loop.connect_accepted_socket(lambda: protocol, lent))
         if self.draining:
             self.let_linger(protocol)
 
@@ -250,8 +268,8 @@ class Connections:
             self._words[_BEFORE_CLASSES + status // 100] += 1
 
     def sample(self) -> None:
-        """Once a second: write down how many requests are in flight, which each time would cost each request 0.3 us; and
-        let go of those that have come in."""
+        """Once a second: write down how many requests are in flight, which at each request would cost it 0.3 us, and
+        let go of the connections that have come in."""
         self._words[_IN_FLIGHT] = len(self.state.tasks)
         self._have_stepped_in()
 

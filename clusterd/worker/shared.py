@@ -48,11 +48,12 @@ VISIT: Final = _ACCEPTED
 class _Source:
     """One listening socket."""
 
-    __slots__ = ("door", "family", "kind", "name", "proto", "sock", "word")
+    __slots__ = ("door", "family", "kind", "name", "plain", "proto", "sock", "word")
 
     def __init__(self, box: Inboxed, word: int) -> None:
         self.name = box.name
         self.door = box.door
+        self.plain = box.door.plain
         self.sock = socket.socket(fileno=box.fd)
         self.family, self.kind, self.proto = int(self.sock.family), int(self.sock.type), self.sock.proto
         self.word = word
@@ -68,6 +69,7 @@ class Accepting:
             closes that connection and is logged.
         on_end: called once, when no more will be accepted.
         words: the worker's row of the scoreboard.
+        on_plain: called instead, with descriptor and family, for each that comes plain; what it is given is its own.
 
     Attributes:
         ended: no more connections will come.
@@ -80,11 +82,13 @@ class Accepting:
         on_connection: Callable[[socket.socket, Accepted, Door], None],
         on_end: Callable[[], None],
         words: memoryview,
+        on_plain: Callable[[int, int], None] | None = None,
     ) -> None:
         self.ended = not boxes
         self._loop = loop
         self._sources = [_Source(box, int(ACCEPTED) + number) for number, box in enumerate(boxes)]
         self._on_connection = on_connection
+        self._on_plain = on_plain
         self._on_end = on_end
         self._words = words
         self._retry: asyncio.TimerHandle | None = None
@@ -124,7 +128,7 @@ class Accepting:
     def _take_all(self, looks: int) -> None:
         """Until all queues were empty ``looks`` times: the last time for those whose handshake the first overlapped."""
         try:
-            found = any([self._accept(source) for source in self._sources])
+            found = any(self._accept(source) for source in self._sources)
         except OSError:
             found = False  # no descriptor is free; waiting for one would hold up the drain
         if found or looks > 1:
@@ -163,12 +167,17 @@ class Accepting:
         words = self._words
         words[_TAKEN] += 1
         words[source.word] += 1
-        sock = handed(source.family, source.kind, source.proto, accepted[0])
+        fd, sock = accepted[0], None
         try:
-            self._on_connection(sock, _ACCEPTED, source.door)
+            if source.plain and self._on_plain is not None:
+                self._on_plain(fd, source.family)
+            else:
+                sock = handed(source.family, source.kind, source.proto, fd)
+                self._on_connection(sock, _ACCEPTED, source.door)
         except Exception:
             logger.exception("a connection of %s could not be served", source.name)
-            sock.close()
+            if sock is not None:
+                sock.close()
         return True
 
     def _unwatch(self) -> None:
