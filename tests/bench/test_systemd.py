@@ -1,114 +1,303 @@
-"""Under a real systemd and load: twenty upgrades in place, twenty times kill -9 of the primary."""
+"""Under a real systemd and load: kill -9 of the primary, upgrades in place, restarts, and when READY is said.
+
+Each with the systemd of this machine and with a newer one (:mod:`tests.bench.debian`).
+"""
 
 import os
+import re
+import select
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.bench import arena
+from tests.bench import arena, debian
 from tests.real.looking import app
 from tests.real.systemd.machine import Client, Deployer, Machine, Unit
 
-TIMES = 20
-APP = app("import os\nasync def answer(path):\n    return os.getpid()")
+TIMES = int(os.environ.get("TIMES", "20"))
+"""Kills, upgrades, starts."""
+
+RESTARTS = 10
+AROUND = 1.0
+"""Seconds before and after an upgrade that count as around it."""
+
+APP = app("""
+import asyncio, os
+async def answer(path):
+    if path.startswith("/slow"):
+        await asyncio.sleep(float(path.removeprefix("/slow")))
+    return os.getpid()
+""")
 SETTINGS = {"pools": {"web": {"http": {"keep_alive": "120s"}}}}
+STAMPING = """
+import asyncio, fcntl, os, time
+async def app(scope, receive, send):
+    await receive()
+    with open("/tmp/turns", "a") as turns:  # each worker takes longer than the one before
+        fcntl.flock(turns, fcntl.LOCK_EX)
+        turns.write("x")
+        turns.flush()
+        number = os.fstat(turns.fileno()).st_size
+    await asyncio.sleep(0.1 * number)
+    print(f"ready at {time.clock_gettime_ns(time.CLOCK_MONOTONIC)}", flush=True)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
 
 pytestmark = pytest.mark.needs("systemd-analyze")
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Iterator[Unit]:
+@pytest.fixture(params=["own", pytest.param("newer", marks=pytest.mark.needs("debootstrap"))])
+def deploy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployer]:
     if os.geteuid() != 0:
         pytest.skip("needs root, to boot a systemd in namespaces of its own")
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path, Path("/") if request.param == "own" else debian.newer_root())
     deployer = Deployer(machine, "bench")
-    one = deployer(APP, SETTINGS)
-    one.start()
-    one.wait_status("2/2 ready")
-    yield one
+    yield deployer
     deployer.finish()
     machine.close()
 
 
-class Load:
-    """Clients that ask again and again; how long each answer took, and what was lost."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request: when it was sent and when it was over, in seconds since the epoch, and what became of it."""
 
-    def __init__(self, unit: Unit, kept_alive: int, new: int) -> None:
-        self.took: dict[bool, list[float]] = {True: [], False: []}
-        self.lost: list[OSError] = []
+    kind: str
+    began: float
+    ended: float
+    error: str = ""
+
+    @property
+    def took(self) -> float:
+        return self.ended - self.began
+
+
+class Load:
+    """Clients that ask again and again: on kept-alive connections, on new ones, and on new ones for what takes long.
+
+    Attributes:
+        asked: every request that is over.
+    """
+
+    def __init__(self, unit: Unit, **clients: int) -> None:
+        self.asked: list[Asked] = []
         self._unit = unit
         self._stop = threading.Event()
-        kinds = [True] * kept_alive + [False] * new
-        self._threads = [unit.machine.thread(lambda kind=kind: self._ask(kind)) for kind in kinds]
+        kinds = [kind for kind, count in clients.items() for _ in range(count)]
+        self._threads = [
+            unit.machine.thread(lambda kind=kind, number=number: self._ask(kind, number))
+            for number, kind in enumerate(kinds)
+        ]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self, kept_alive: bool) -> None:
+    def _ask(self, kind: str, number: int) -> None:
         client = Client(self._unit.machine, self._unit.port)
+        path = f"/slow{0.5 + 0.1 * (number % 6)}" if kind == "slow" else "/"
         while not self._stop.is_set():
-            began = time.monotonic()
+            began, error = time.time(), ""
             try:
-                client.get()
-                self.took[kept_alive].append(time.monotonic() - began)
-            except OSError as error:
-                self.lost.append(error)
+                status, _ = client.get(path)
+                error = "" if status == 200 else f"status {status}"
+            except OSError as problem:
+                error = repr(problem)
+            self.asked.append(Asked(kind, began, time.time(), error))
+            if kind != "kept":
                 client.close()
-            if not kept_alive:
-                client.close()
-            time.sleep(0.01)
+            select.select([], [], [], 0.01)
         client.close()
 
     def end(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        for kept_alive, name in ((True, "kept alive"), (False, "new")):
-            if took := sorted(self.took[kept_alive]):
-                p99, longest = took[int(len(took) * 0.99)], took[-1]
-                print(f"{name}: {len(took)} answers, p99 {p99 * 1e3:.1f} ms, longest {longest * 1e3:.0f} ms")
+
+    def of(self, kind: str, since: float = 0.0, until: float = float("inf")) -> list[Asked]:
+        """Those that were over in a span of time."""
+        return [one for one in self.asked if one.kind == kind and since <= one.ended < until]
+
+    def lost(self, *kinds: str) -> list[Asked]:
+        return [one for one in self.asked if one.kind in kinds and one.error]
+
+    def longest(self, kind: str) -> float:
+        return max(one.took for one in self.of(kind))
 
 
-def test_upgrades_lose_nothing(unit: Unit) -> None:
-    load, before = Load(unit, 2, 2), unit.main
+def p99(asked: list[Asked]) -> float:
+    return sorted(one.took for one in asked)[int(len(asked) * 0.99)]
+
+
+def pause(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
+def none_lost(what: str, lost: list[Asked], **details: object) -> arena.Figure:
+    told = {**details, "lost": [one.error for one in lost[:5]]} if lost else details
+    return arena.Figure(what, "0", [float(len(lost))], lambda v: v == 0, details=told)
+
+
+def report(deploy: Deployer, name: str, figures: list[arena.Figure]) -> None:
+    """Kept by the version of systemd, which every figure tells."""
+    version = deploy.machine.systemctl("--version").split()[1]
+    for figure in figures:
+        figure.what = f"systemd {version}: {figure.what}"
+    arena.report(f"{name}_systemd_{version}", figures)
+
+
+def started(deploy: Deployer, *arguments: str) -> Unit:
+    unit = deploy(APP, SETTINGS, *arguments)
+    if arguments:
+        deploy.machine.systemctl("start", f"{unit.name}.socket")
+    unit.start()
+    unit.wait_status("2/2 ready")
+    return unit
+
+
+def test_kills_of_the_primary(deploy: Deployer) -> None:
+    unit = started(deploy)
+    load = Load(unit, new=3, slow=6)
+    kills, being_served = [], []
     for _ in range(TIMES):
-        unit.clusterd("upgrade")
-    load.end()
-    assert load.lost == []
-    assert unit.main == before
-    longest = arena.Figure(
-        f"{TIMES} upgrades under load: longest wait of a new connection",
-        "at most 250 ms",
-        [max(load.took[False]) * 1e3],
-        lambda v: v <= 250,
-        " ms",
-    )
-    lost = arena.Figure(
-        f"{TIMES} upgrades under load: requests lost", "0", [float(len(load.lost))], lambda v: v == 0, ""
-    )
-    arena.report("upgrades_lose_nothing", [lost, longest])
-    assert max(load.took[False]) < 2.5  # ten times the 250 ms that are expected
-
-
-def test_kills_of_the_primary_lose_no_new_connection(unit: Unit) -> None:
-    load = Load(unit, 0, 3)
-    for _ in range(TIMES):
+        pause(1.0)
         before = unit.main
+        being_served.append(unit.in_flight())
+        kills.append(time.time())
         unit.kill("KILL")
         unit.wait(lambda unit: unit.main not in (0, before) and unit.show("SubState") == ["running"], "a new primary")  # noqa: B023
         unit.machine.systemctl("reset-failed", unit.service, check=False)
+    pause(1.5)
     load.end()
-    assert load.lost == []
-    longest = arena.Figure(
-        f"kill -9 of the primary under load, {TIMES} times: longest wait of a new connection",
-        "at most 1 s",
-        [max(load.took[False])],
-        lambda v: v <= 1,
-        " s",
+    for one in load.lost("new", "slow"):
+        nearest = min(kills, key=lambda kill: abs(kill - one.began))
+        print(
+            "LOST", one.kind, one.error, "began", round(one.began - nearest, 4), "ended", round(one.ended - nearest, 4)
+        )
+    # What was sent well before a kill and was not over by then was in the hands of a worker.
+    flying = [[one for one in load.of("slow") if one.began + 0.1 < kill < one.ended] for kill in kills]
+    assert all(flying)
+    what = f"kill -9 of the primary under load, {TIMES} times"
+    served = sum(map(len, flying))
+    report(
+        deploy,
+        "kills_of_the_primary",
+        [
+            none_lost(f"{what}: new connections lost", load.lost("new"), answered=len(load.of("new"))),
+            none_lost(
+                f"{what}: requests in flight lost, which take 0.5 to 1 s",
+                [one for at_once in flying for one in at_once if one.error],
+                in_flight_at_the_kills=served,
+                lost_of_all_such=len(load.lost("slow")),
+            ),
+            arena.Figure(
+                f"{what}: longest wait of a new connection",
+                "at most 1 s",
+                [load.longest("new")],
+                lambda v: v <= 1,
+                " s",
+            ),
+        ],
     )
-    what = f"kill -9 of the primary under load, {TIMES} times: new connections lost"
-    lost = arena.Figure(what, "0", [float(len(load.lost))], lambda v: v == 0, "")
-    arena.report("kills_of_the_primary", [lost, longest])
-    assert max(load.took[False]) < 10.0  # ten times the second that is expected
+    assert load.lost("new", "slow") == []
+    assert load.longest("new") < 10.0  # ten times the second that is expected
+
+
+def test_upgrades_lose_nothing(deploy: Deployer) -> None:
+    unit = started(deploy)
+    load, before = Load(unit, kept=2, new=2), unit.main
+    for _ in range(TIMES):
+        pause(4 * AROUND)
+        unit.clusterd("upgrade")
+    pause(2 * AROUND)
+    load.end()
+    assert unit.main == before
+    moments = [moment(record["timestamp"]) for record in unit.records("upgrading")]
+    assert len(moments) == TIMES
+    ratios = []
+    for at in moments:
+        around = p99(load.of("kept", at - AROUND, at + AROUND))
+        quiet = p99(load.of("kept", at - 4 * AROUND, at - 2 * AROUND))
+        ratios.append(around / quiet)
+    what = f"{TIMES} upgrades under load"
+    details: dict[str, object] = {"p99_ms_of_all": round(p99(load.of("kept")) * 1e3, 2)}
+    report(
+        deploy,
+        "upgrades_lose_nothing",
+        [
+            none_lost(f"{what}: new connections lost", load.lost("new"), answered=len(load.of("new"))),
+            none_lost(f"{what}: kept-alive requests lost", load.lost("kept"), answered=len(load.of("kept"))),
+            arena.Figure(
+                f"{what}: p99 of kept-alive requests in the 2 s around it, against before",
+                "at most 1.5",
+                ratios,
+                lambda v: v <= 1.5,
+                details=details,
+            ),
+            arena.Figure(
+                f"{what}: longest wait of a new connection",
+                "at most 250 ms",
+                [load.longest("new") * 1e3],
+                lambda v: v <= 250,
+                " ms",
+            ),
+        ],
+    )
+    assert load.lost("new", "kept") == []
+    assert load.longest("new") < 2.5  # ten times the 250 ms that are expected
+
+
+def moment(timestamp: str) -> float:
+    """Seconds since the epoch."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def test_restarts_through_the_socket_unit(deploy: Deployer) -> None:
+    unit = started(deploy, "--socket")
+    load = Load(unit, new=4)
+    for _ in range(RESTARTS):
+        pause(0.5)
+        deploy.machine.systemctl("restart", unit.service)
+    pause(0.5)
+    load.end()
+    what = f"{RESTARTS} restarts through the socket unit under load: connections refused or lost"
+    details = {"answered": len(load.of("new")), "longest_wait_ms": round(load.longest("new") * 1e3)}
+    report(deploy, "restarts_through_the_socket_unit", [none_lost(what, load.lost("new"), **details)])
+    assert load.lost("new") == []
+
+
+def test_ready_after_the_last_worker(deploy: Deployer) -> None:
+    """By the worker's own clock from its startup hook's end, until systemd has taken the unit for active."""
+    unit = deploy(STAMPING, {"pools": {"web": {"min_ready": 2}}}, workers=3)
+    waits = []
+    for _ in range(TIMES):
+        mark = len(unit.records("output"))
+        unit.start()
+        active = int(unit.show("ActiveEnterTimestampMonotonic")[0])
+        unit.wait_status("3/3 ready")
+        said = [record["text"] for record in unit.records("output")[mark:]]
+        stamps = sorted(int(found[1]) for text in said if (found := re.fullmatch(r"ready at (\d+)", text)))
+        assert len(stamps) == 3, said
+        waits.append((active * 1000 - stamps[1]) / 1e6)
+        unit.stop()
+        unit.machine.systemctl("reset-failed", unit.service, check=False)
+    early = [wait for wait in waits if wait < 0]
+    what = "READY after the last of min_ready workers is ready"
+    report(
+        deploy,
+        "ready",
+        [
+            arena.Figure(what, "within 10 ms", waits, lambda v: 0 <= v <= 10, " ms"),
+            arena.Figure(
+                f"{what}: of {TIMES} starts, the longest", "within 10 ms", [max(waits)], lambda v: v <= 10, " ms"
+            ),
+            arena.Figure("READY before that worker was ready", "never", [float(len(early))], lambda v: v == 0),
+        ],
+    )
+    assert early == []
+    assert max(waits) < 100.0  # ten times what is expected
