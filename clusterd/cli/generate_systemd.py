@@ -1,6 +1,7 @@
 """``clusterd generate systemd``: the units of one configuration, as tight as it allows."""
 
 import ipaddress
+import math
 import os
 import re
 import shutil
@@ -85,6 +86,9 @@ def _fit(config: Config, path: str, user: str, version: int, passed: Mapping[str
         affinity=[name for name, pool in config.pools.items() if pool.cpu_affinity],
         compilers=[name for name, pool in config.pools.items() if pool.command or _is_node(pool.script)],
         hidden=sorted(_outermost(place for place in places if place.startswith(_HOMES))),
+        nofile=max(
+            math.inf if pool.limits.nofile == "unlimited" else pool.limits.nofile for pool in config.pools.values()
+        ),
         credentials=_credentials(path),
         environment=f"/etc/clusterd/{name}.env",
         ports=[one.address.port for one in bound.values() if _is_privileged(one.address)],

@@ -11,6 +11,9 @@ RELOAD_PROTOCOL = 253
 RESTART_RESET = 258
 """The systemd from which on a service can say that it is healthy: only then may delays grow from start to start."""
 
+MOST_DESCRIPTORS = 524_288
+"""What systemd lets a process raise its own limit to (``DefaultLimitNOFILE=``)."""
+
 STOP_MARGIN = 5.0
 """Seconds from the end of the longest drain to systemd's own SIGKILL."""
 
@@ -61,6 +64,7 @@ class Fit:
         affinity: pools whose workers are bound to CPUs.
         compilers: pools whose programs may make machine code while they run.
         hidden: paths in home directories that it has to see.
+        nofile: the most descriptors that a pool wants for each worker, or ``inf``; 0: none says.
         credentials: names of credentials that its configuration refers to.
         environment: a file of environment variables, which need not be there.
         ports: privileged ports that the primary binds itself.
@@ -82,6 +86,7 @@ class Fit:
     affinity: Sequence[str] = ()
     compilers: Sequence[str] = ()
     hidden: Sequence[str] = ()
+    nofile: float = 0
     credentials: Sequence[str] = ()
     environment: str = ""
     ports: Sequence[int] = ()
@@ -200,6 +205,9 @@ def _process(fit: Fit) -> Iterator[str]:
         yield f"Sockets={name}"
     yield "# A primary that is killed finds its listeners here again, and the connections that wait in them."
     yield f"FileDescriptorStoreMax={max(16, 2 * fit.descriptors)}"
+    if fit.nofile > MOST_DESCRIPTORS:
+        yield "# What a pool's limits ask for is more than systemd grants by itself."
+        yield f"LimitNOFILE=1024:{'infinity' if math.isinf(fit.nofile) else int(fit.nofile)}"
 
 
 def _end(fit: Fit) -> Iterator[str]:

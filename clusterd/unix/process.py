@@ -10,7 +10,8 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_CAP_AMBIENT: Final = 47
+_IS_SET, _RAISE, _LOWER = 1, 2, 3
 _CLOSE_RANGE: Final = 436  # one number on every architecture but alpha; glibc has a function for it only since 2.34
 _MAX_FD: Final = (1 << 32) - 1
 
@@ -31,6 +34,30 @@ def _prctl(option: int, argument: int | bytes) -> None:
     if _libc.prctl(ctypes.c_int(option), value, zero, zero, zero) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), f"prctl({option})")
+
+
+@contextmanager
+def without_ambient(capabilities: Iterable[int]) -> Iterator[None]:
+    """For the length of the block, the calling thread hands none of these capabilities on by fork and execve(2).
+
+    Ambient capabilities are what a service manager gives to a process that is not root, and all that it starts has them
+    too (capabilities(7)). A thread's own; what it may do itself stays as it is.
+    """
+    lowered = [number for number in capabilities if _ambient(_IS_SET, number) == 1]
+    for number in lowered:
+        _ambient(_LOWER, number)
+    try:
+        yield
+    finally:
+        for number in lowered:
+            _ambient(_RAISE, number)
+
+
+def _ambient(what: int, number: int) -> int:
+    """-1 where the kernel knows no such capability."""
+    zero = ctypes.c_ulong(0)
+    done: int = _libc.prctl(ctypes.c_int(_PR_CAP_AMBIENT), ctypes.c_ulong(what), ctypes.c_ulong(number), zero, zero)
+    return done
 
 
 def set_child_subreaper() -> None:

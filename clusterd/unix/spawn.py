@@ -18,7 +18,11 @@ from functools import partial
 from typing import NamedTuple
 
 from clusterd.errors import HostError
-from clusterd.unix import signals
+from clusterd.unix import process, signals
+
+OWN_CAPABILITIES = (0, 5, 6, 7, 10)
+"""CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE: what this process may be given for itself, and no
+program that it starts is to have. Others are for those."""
 
 
 class Child(NamedTuple):
@@ -57,7 +61,7 @@ def spawn(
     stderr: int | None = None,
 ) -> Child:
     """Start a program: own process group unless told otherwise, empty signal mask, default signal actions, and of this
-    process's descriptors only those named.
+    process's descriptors only those named; of ambient capabilities none of :data:`OWN_CAPABILITIES`.
 
     Main thread only: a parent-death signal that the program asks for comes when the *thread* that forked it ends. A
     caller with an event loop is held up until the exec, a millisecond or few.
@@ -86,8 +90,8 @@ def spawn(
         raise RuntimeError("a program is started from the main thread only: its death signal would follow the thread")
     who = identity(user, group)
     try:
-        with _occupied(placed or {}), signals.defaults_for_exec():
-            process = subprocess.Popen(
+        with _occupied(placed or {}), signals.defaults_for_exec(), process.without_ambient(OWN_CAPABILITIES):
+            started = subprocess.Popen(
                 list(argv),
                 env=dict(env),
                 cwd=cwd,
@@ -105,14 +109,14 @@ def spawn(
             )
             # Anything but None: neither Popen's methods nor its __del__ wait for the child then, and it is never put
             # into subprocess._active, which every later Popen reaps from.
-            process.returncode = 0
+            started.returncode = 0
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise HostError(_why(error, argv, cwd, who)) from error
     try:
-        return Child(process.pid, os.pidfd_open(process.pid))
+        return Child(started.pid, os.pidfd_open(started.pid))
     except OSError as error:  # no descriptor left: a child that nobody can watch must not be
-        os.kill(process.pid, signal.SIGKILL)
-        os.waitpid(process.pid, 0)
+        os.kill(started.pid, signal.SIGKILL)
+        os.waitpid(started.pid, 0)
         raise HostError(_why(error, argv, cwd, who)) from error
 
 

@@ -94,6 +94,12 @@ def test_a_newer_systemd_is_used_where_it_has_more() -> None:
     assert new["RestartSteps"]
 
 
+def test_more_descriptors_than_systemd_grants_are_asked_for(generate) -> None:
+    assert "LimitNOFILE" not in directives(generate(BASE + "limits.nofile = 500000\n").output)
+    assert directives(generate(BASE + "limits.nofile = 1000000\n").output)["LimitNOFILE"] == ["1024:1000000"]
+    assert directives(generate(BASE + "limits.nofile = 'unlimited'\n").output)["LimitNOFILE"] == ["1024:infinity"]
+
+
 def test_a_reload_of_the_unit_waits_for_the_verdict(generate, tmp_path: Path) -> None:
     """The service is found without the file, which may be the one that is wrong."""
 

@@ -1,10 +1,13 @@
 """The primary dies, or stops turning: systemd starts it again, and nothing that could be saved is lost."""
 
 import socket
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.real.harness import HELLO
+from tests.real.looking import app
 from tests.real.systemd.machine import Client, Deployer, Unit
 from tests.real.systemd.test_service import SLOW, in_background
 
@@ -40,18 +43,76 @@ def test_after_kill_9_of_the_primary_nothing_is_lost(deploy: Deployer) -> None:
     assert unit.get().isdigit()
 
 
+STUCK = app("""
+import asyncio, ctypes, os
+async def answer(path):
+    if path == "/stuck":
+        print("stuck from here on", flush=True)
+        while True:
+            ctypes.PyDLL(None).pause()  # it holds the interpreter's lock: no signal handler of Python's ever runs
+    if path == "/child" and os.fork() == 0:
+        os.setsid()
+        os.execlp("sleep", "sleep", "3600")
+    await asyncio.sleep(3600)
+""")
+
+
 @pytest.mark.slow
-def test_the_primary_and_its_zygote_killed_together_leave_nothing_behind(deploy: Deployer) -> None:
-    unit = deploy(SLOW, {"shutdown": {"drain_timeout": "2s"}}, dropin="[Service]\nRestart=no\n")
-    unit.start()
-    thread, answers = in_background(unit, "/slow3600")
-    unit.wait(lambda unit: unit.in_flight() == 1, "a request in flight")
-    zygote = unit.zygote()
-    unit.machine.run("kill", "-KILL", str(unit.main), str(zygote))
+@pytest.mark.parametrize(
+    ("who", "path"),
+    [
+        ("primary", "/stuck"),
+        ("primary and zygote", "/slow"),
+        ("primary, zygote and a worker", "/slow"),
+    ],
+)
+def test_whoever_dies_nothing_is_left_behind(deploy: Deployer, who: str, path: str) -> None:
+    """Within ``drain_timeout`` and a margin, also where nobody starts the service again."""
+    unit = deploy(STUCK, {"shutdown": {"drain_timeout": "2s"}}, dropin="[Service]\nRestart=no\n")
+    client = asked(unit, path)
+    victims = [unit.main]
+    victims += [unit.zygote()] * ("zygote" in who) + sorted(unit.workers())[:1] * ("worker" in who)
+    unit.machine.run("kill", "-KILL", *map(str, victims))
     unit.wait_state("failed")
+    began = time.monotonic()
     unit.wait_empty()
-    thread.join()
-    assert isinstance(answers[0], OSError)
+    assert time.monotonic() - began < 22.0  # ten times the margin of two seconds
+    client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/stuck", "/child"])
+def test_what_is_deaf_or_gone_its_own_way_is_ended_by_the_next_primary(deploy: Deployer, path: str) -> None:
+    """A worker that hangs in C, and a process in a session of its own, which nothing but the control group tells."""
+    unit = deploy(STUCK, {"shutdown": {"drain_timeout": "2s"}})
+    client = asked(unit, path)
+    before, old = unit.main, unit.processes()
+    unit.machine.run("kill", "-KILL", str(before), str(unit.zygote()))
+    restarted(unit, before)
+    unit.wait(lambda unit: not old & unit.processes(), "the end of what was left")
+    client.close()
+
+
+def asked(unit: Unit, path: str) -> Client:
+    """Starts it; whose request keeps a worker from ending."""
+    unit.start()
+    unit.wait_status("2/2 ready")
+    client = unit.client()
+    client.request("GET", path)
+    if path == "/slow":
+        unit.wait(lambda unit: unit.in_flight() == 1, "a request in flight")
+    elif path == "/child":
+        unit.wait(lambda unit: any(name_of(pid) == "sleep" for pid in unit.processes()), "a process of the app's own")
+    else:
+        unit.wait(lambda unit: any("stuck from here on" in line for line in unit.journal()), "a worker that is stuck")
+    return client
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def test_a_stop_leaves_no_socket_that_listens_for_nobody(deploy: Deployer) -> None:

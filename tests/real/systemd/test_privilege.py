@@ -24,6 +24,11 @@ async def answer(path):
         print("stuck from here on", flush=True)
         while True:
             ctypes.PyDLL(None).pause()
+    if path == "/limits":
+        import resource
+        os.umask(mask := os.umask(0))
+        limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("NOFILE", "CORE", "AS")}
+        return {"umask": mask, **limits}
     groups = sorted({os.getegid(), *os.getgroups()})
     return {"uid": os.getuid(), "groups": groups, "home": os.path.expanduser("~"), "pid": os.getpid()}
 """)
@@ -74,6 +79,38 @@ def test_pools_of_other_users_under_a_root_primary(deploy: Deployer) -> None:
     assert unit.show("Result") == ["success"]
     unit.wait_empty(5)
     assert unit.records("worker_killed")
+
+
+def test_a_privileged_port_and_anothers_socket_file_take_one_capability_each(deploy: Deployer) -> None:
+    """BIND_SERVICE and CHOWN, where the primary listens and not systemd."""
+    unit = deploy(
+        LOOKS,
+        {
+            "listeners": {
+                "http": {"address": "127.0.0.1:80"},
+                "file": {"address": "unix:/srv/owned/file.sock", "user": "nobody", "mode": "0600"},
+            }
+        },
+        "--no-socket",
+        dropin="[Service]\nReadWritePaths=/srv/owned\n",
+    )
+    unit.machine.run("install", "-d", "-m", "777", "/srv/owned")
+    unit.start()
+    assert capabilities(unit, "CapBnd") == capabilities(unit, "CapEff") == {0, 10}  # CAP_CHOWN, CAP_NET_BIND_SERVICE
+    unit.port = 80
+    said = ask(unit)
+    assert said["uid"] != 0
+    assert (unit.machine.root / "srv/owned/file.sock").stat().st_uid == 65534
+    worker = unit.machine.run("cat", f"/proc/{said['pid']}/status").stdout
+    assert "CapEff:\t0000000000000000" in worker  # what the primary needs is not its workers'
+
+
+def test_limits_and_umask_of_a_pool_are_in_force_in_the_sandbox(deploy: Deployer) -> None:
+    limits = {"nofile": 3_000, "core": "1MiB", "memory": "4GiB"}
+    unit = deploy(LOOKS, {"pools": {"web": {"limits": limits, "umask": "0027"}}}, workers=1)
+    unit.start()
+    said = ask(unit, "/limits")
+    assert said == {"umask": 0o027, "NOFILE": 3_000, "CORE": 1 << 20, "AS": 4 << 30}
 
 
 def test_workers_of_another_user_are_found_after_the_primarys_death(deploy: Deployer) -> None:
