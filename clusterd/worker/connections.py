@@ -11,9 +11,10 @@ from typing import Any, Final
 from ..wire.rows import REQUEST, Row
 from .arrival import FAREWELL, Arrival, Complaints
 from .library import ServerState, uvicorn
-from .mailbox import Lent, Taken
+from .mailbox import Taken
 from .options import PLAIN, Door
 from .protocols import Message, WebSocket, begun, busy, extend, waiting
+from .sockets import Lent
 
 HEAD_PATIENCE: Final = 5.0
 """Seconds that a request which has begun to arrive when ``linger`` is over gets for the rest of its head."""

@@ -16,8 +16,8 @@ from typing import Final
 
 from ..unix.sockets import EXHAUSTED, accept
 from ..wire.rows import ACCEPTED, Row
-from .mailbox import handed
 from .options import Door, Inboxed
+from .sockets import handed
 
 RETRY_AFTER: Final = 0.1
 """Seconds without accepting while this process is short of descriptors or the kernel of memory."""

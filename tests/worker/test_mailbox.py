@@ -15,8 +15,9 @@ from clusterd.unix import mail
 from clusterd.wire import mail as letters
 from clusterd.wire.mail import Letter
 from clusterd.wire.rows import HANDOVER, WORDS, Row
-from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token, handed
+from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token
 from clusterd.worker.options import Door, Inboxed
+from clusterd.worker.sockets import handed
 from tests.procfs import wait_for
 from tests.worker.engine import IMPLEMENTATIONS, Engine, read_until, timed
 
