@@ -191,6 +191,11 @@ class _App:
             self._set(script, "script")
             if arguments:
                 self._set(arguments, "args")
+            if PurePath(script).suffix == ".py" and not app.get("wait_ready"):
+                self._set("running", "ready_when")
+                self._carried.changed.append(
+                    (f"{self._pool}: ready_when", "a Python program of PM2's says nothing; if it listens, drop this")
+                )
             if interpreter and interpreter not in ("node", "python", "python3"):
                 self._set(interpreter, "interpreter")
         else:

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ..core.facts import View
-from ..ops.probe import Question
+from ..ops.probe import LOOK_EVERY, NO_ANSWER, Question
 from ..ops.source import ListenerSample, Sample, Segment
 from ..primary.child import Child
 from ..primary.service import Primary
@@ -139,7 +139,7 @@ class Sight:
 
 
 class Visits:
-    """Whom :class:`~clusterd.ops.probe.Probe` asks: the workers of pools with a ``health.http_path``."""
+    """Whom :class:`~clusterd.ops.probe.Probe` asks: of pools with a ``health.http_path``, or an ``http:`` for ready."""
 
     def __init__(self, primary: Primary) -> None:
         self._primary = primary
@@ -151,5 +151,15 @@ class Visits:
             if pool.health.http_path and pool.health.http_interval and pool.health.http_timeout
         }
 
-    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
-        return self._primary.visit(worker, refused)
+    def starts(self) -> Mapping[str, Question]:
+        return {
+            name: Question(pool.ready_when.removeprefix("http:"), LOOK_EVERY, pool.health.http_timeout or NO_ANSWER)
+            for name, pool in self._primary.config.pools.items()
+            if pool.ready_when.startswith("http:")
+        }
+
+    def visit(self, worker: int, refused: Callable[[], None], *, starting: bool) -> socket.socket | None:
+        return self._primary.children.visit(worker, refused, starting=starting)
+
+    def well(self, worker: int) -> None:
+        self._primary.children.script_ready(worker)

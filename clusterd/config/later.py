@@ -30,11 +30,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.interface", _any_of("wsgi"), '"wsgi"'),
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
     Later("pools.NAME.scheduling", _any_of("least", "kernel"), '"least", "kernel"'),
-    Later(
-        "pools.NAME.ready_when",
-        lambda value: value not in ("auto", "listening", "message"),
-        'all but "auto", "listening", "message"',
-    ),
     Later("pools.NAME.stop_signal"),
     Later("pools.NAME.cpu_affinity"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),

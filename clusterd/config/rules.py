@@ -123,6 +123,10 @@ class _Rules:
             self._document.fault(
                 (*path, "min_ready"), f"{pool.min_ready} can never be ready of {pool.workers} workers", origin
             )
+        if said == ["app"] and pool.ready_when != "auto" and not self._is_void(path, "ready_when"):
+            self._document.fault(
+                (*path, "ready_when"), "an app is ready when its start-up has ended, and says so itself; leave it out"
+            )
         if said == ["app"] and not self._is_void(path, "listeners"):
             self._app_listeners(path, pool)
         restart = (*path, "restart")

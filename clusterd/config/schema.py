@@ -249,7 +249,7 @@ class Pool(Struct, frozen=True, kw_only=True):
         int, Key(Integer(high=1024), "Workers started and ready, waiting to replace the next that dies.")
     ] = 0
     min_ready: Annotated[int, Key(Integer(high=1024), "The service is ready once this many workers are.")] = 1
-    ready_when: Annotated[str, Key(kind.READY_WHEN, "What makes a worker ready; auto fits what the pool runs.")] = (
+    ready_when: Annotated[str, Key(kind.READY_WHEN, "What makes a script's worker ready; an app says it itself.")] = (
         "auto"
     )
     start_timeout: Annotated[

@@ -121,9 +121,9 @@ ENGINE = Text(
     empty=False,
 )
 READY_WHEN = Text(
-    label='"auto", "notify", "listening", "message" or "http:/path"',
-    pattern=r"auto|notify|listening|message|http:/\S*",
-    expected='"auto", "notify", "listening", "message" or "http:/path"',
+    label='"auto", "notify", "listening", "message", "running" or "http:/path"',
+    pattern=r"auto|notify|listening|message|running|http:/\S*",
+    expected='"auto", "notify", "listening", "message", "running" or "http:/path"',
     empty=False,
 )
 SIGNAL = Text(

@@ -1,4 +1,4 @@
-"""Asks workers over HTTP whether they work, from outside: for those that have ``health.http_path``.
+"""Asks workers over HTTP, from outside, whether they work (``health.http_path``) or are ready (``ready_when``).
 
 Each worker is asked over a connection of its own, which goes to it alone and through no queue. One answer that does not
 come, or that is no success, may be chance; the second in a row is not.
@@ -6,7 +6,7 @@ come, or that is no success, may be chance; the second in a row is not.
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,6 +21,9 @@ FAILURES: Final = 2
 
 LOOK_EVERY: Final = 0.5
 """Seconds between two looks at who is to be asked."""
+
+NO_ANSWER: Final = 5.0
+"""Seconds after which a worker that starts is asked again, where nothing else is said."""
 
 HEAD: Final = 16 * 1024
 """Bytes of an answer's head that are read; its body is not."""
@@ -44,10 +47,16 @@ class Asked(Protocol):
     """Who has the workers."""
 
     def questions(self) -> Mapping[str, Question]:
-        """By pool, of those that are to be asked."""
+        """By pool, what those that are ready are to be asked."""
 
-    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
+    def starts(self) -> Mapping[str, Question]:
+        """By pool, what those are to be asked that start, and are ready when the answer is 2xx."""
+
+    def visit(self, worker: int, refused: Callable[[], None], *, starting: bool) -> socket.socket | None:
         """A new connection to this worker alone; ``None`` if it cannot be had. ``refused`` may be called later."""
+
+    def well(self, worker: int) -> None:
+        """It starts, and has given the right answer."""
 
 
 class Probe:
@@ -72,9 +81,11 @@ class Probe:
         """Ask from now on."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(LOOK_EVERY, self.start)
-        questions = self._asked.questions()
+        questions, starts = self._asked.questions(), self._asked.starts()
         if questions:
             self._look(questions, loop.time())
+        if starts:
+            self._look_at_starts(starts)
 
     def close(self) -> None:
         """Ask no more."""
@@ -98,19 +109,43 @@ class Probe:
             question = questions[worker.pool]
             if now >= self._due.setdefault(worker.id, now + question.interval) and worker.id not in self._asking:
                 self._due[worker.id] = now + question.interval
-                task = asyncio.get_running_loop().create_task(self._ask(worker, question))
-                self._asking[worker.id] = task
-                task.add_done_callback(lambda task, id_=worker.id: self._asking.pop(id_, None))  # type: ignore[misc]
+                self._begin(worker, self._ask(worker, question))
 
-    async def _ask(self, worker: f.WorkerView, question: Question) -> None:
-        refused = asyncio.Event()
-        sock = self._asked.visit(worker.id, refused.set)
+    def _look_at_starts(self, starts: Mapping[str, Question]) -> None:
+        for pool in self._source.view().pools:
+            if pool.name in starts:
+                for worker in pool.workers:
+                    if worker.state == "booting" and worker.id not in self._asking:
+                        self._begin(worker, self._ask_start(worker, starts[pool.name]))
+
+    def _begin(self, worker: f.WorkerView, asking: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(asking)
+        self._asking[worker.id] = task
+        task.add_done_callback(lambda task: self._asking.pop(worker.id, None))
+
+    async def _ask_start(self, worker: f.WorkerView, question: Question) -> None:
+        sock = self._asked.visit(worker.id, _nothing, starting=True)
         if sock is None:
             return
         with sock:
             try:
                 async with asyncio.timeout(question.timeout):
-                    fault = await _fault(sock, question.path)
+                    status = await _status(sock, question.path)
+            except (OSError, h11.ProtocolError, TimeoutError):
+                return  # it is asked again
+        if 200 <= status < 300:
+            self._asked.well(worker.id)
+
+    async def _ask(self, worker: f.WorkerView, question: Question) -> None:
+        refused = asyncio.Event()
+        sock = self._asked.visit(worker.id, refused.set, starting=False)
+        if sock is None:
+            return
+        with sock:
+            try:
+                async with asyncio.timeout(question.timeout):
+                    status = await _status(sock, question.path)
+                fault = _fault(status)
             except TimeoutError:
                 fault = f"no answer within {question.timeout:g} s"
             except (OSError, h11.ProtocolError) as error:
@@ -123,8 +158,18 @@ class Probe:
             self._report(e.Unwell(worker.id, f"GET {question.path}: {fault}"))
 
 
-async def _fault(sock: socket.socket, path: str) -> str:
-    """What is wrong with the answer, in a few words; empty if nothing is.
+def _fault(status: int) -> str:
+    if not status:
+        return "it closed the connection"
+    return "" if status < 400 else f"it answered {status}"
+
+
+def _nothing() -> None:
+    """One that starts may refuse."""
+
+
+async def _status(sock: socket.socket, path: str) -> int:
+    """The answer's status; 0 if it closed the connection instead.
 
     Raises:
         OSError, h11.ProtocolError: the connection broke, or this is no HTTP.
@@ -137,8 +182,8 @@ async def _fault(sock: socket.socket, path: str) -> str:
     while True:
         event = parser.next_event()
         if isinstance(event, h11.Response):
-            return "" if event.status_code < 400 else f"it answered {event.status_code}"
+            return event.status_code
         if event is h11.NEED_DATA:
             parser.receive_data(await loop.sock_recv(sock, HEAD))
         elif isinstance(event, h11.ConnectionClosed):
-            return "it closed the connection"
+            return 0

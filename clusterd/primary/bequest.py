@@ -16,6 +16,7 @@ from ..core.commands import Spawn
 from ..core.facts import View
 from ..core.supervisor import Supervisor
 from ..unix import mail, scoreboard
+from ..unix.notified import Notified
 from ..wire import series
 from .child import Child
 from .children import Children
@@ -103,6 +104,8 @@ def _child(child: Child, turns: Mapping[tuple[str, int], int]) -> ChildState:
         boxes=boxes,
         shared=child.shared,
         admitted=any(child.id in queue.workers for queue in shared if not isinstance(queue, Dispatch)),
+        notified=-1 if child.notified is None else child.notified.fileno(),
+        online=child.online,
         ready=child.ready,
         draining=child.draining,
         outputs=tuple(
@@ -187,7 +190,8 @@ def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standin
         queues,
     )
     child.shared = one.shared
-    child.ready, child.draining = one.ready, one.draining
+    child.notified = Notified(one.notified) if one.notified >= 0 else None
+    child.online, child.ready, child.draining = one.online, one.ready, one.draining
     for output in one.outputs:
         children.listen(child, output.fd, output.stream, output.partial)
     child.talk.channel.feed(one.unread)

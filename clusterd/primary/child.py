@@ -1,13 +1,18 @@
 """One worker's process, as the primary holds it: its number, and everything that was made for it."""
 
 import os
+import socket
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core import events as e
+from ..errors import PeerError
 from ..unix import mail, scoreboard
+from ..unix.notified import Notified
 from ..unix.stream import FdStream
-from ..wire import rows, series
+from ..wire import messages, rows, series
+from ..wire.channel import Received
 from ..wire.conversation import Conversation
 from . import output
 from . import stacks as stack_files
@@ -23,6 +28,8 @@ class Child:
 
     Attributes:
         queues: where its connections come from, by listener; those of the reload that it was born with.
+        online: it has spoken on its channel; a program that has not knows of none.
+        notified: where it says that it is ready, if it says it so (:mod:`.readiness`).
     """
 
     id: int
@@ -42,6 +49,8 @@ class Child:
     outputs: list[output.Output] = field(default_factory=list)
     pid: int = 0
     pidfd: int = -1
+    notified: Notified | None = None
+    online: bool = False
     ready: bool = False
     draining: bool = False
     killed: bool = False
@@ -75,6 +84,24 @@ class Child:
         size = weigh(words[rows.Row.PROPORTIONAL_BYTES], words[rows.Row.RESIDENT_BYTES], self.pid)
         return Weight(self.id, self.pool, self.slot, size, self.ready, self.draining)
 
+    def visit(self, key: str, refused: Callable[[], None]) -> socket.socket | None:
+        """See :meth:`Children.visit`; ``key`` is of one of its servers."""
+        try:
+            near, far = socket.socketpair()
+        except OSError:
+            return None
+
+        def answered(received: Received) -> None:
+            try:
+                reply = messages.read(received.message)
+            except PeerError:
+                reply = None
+            if not (isinstance(reply, messages.Reply) and reply.accepted):
+                refused()
+
+        self.talk.ask(messages.newconn(key), answered, far.detach())
+        return near
+
     def close_mail(self) -> None:
         """No more mail: what is in the boxes can still be taken."""
         for box in self.boxes.values():
@@ -91,5 +118,7 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+        if self.notified is not None:
+            self.notified.close()
         self.stacks.close()
         self.board.close()

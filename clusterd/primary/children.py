@@ -113,6 +113,9 @@ class Children:
                 ours.append(lambda fd=reading: os.close(fd))  # type: ignore[misc]
                 theirs += [writing, kept]
                 pipes.append((reading, stream))
+            notified = self.scripts.notified(command.pool)
+            if notified is not None:
+                ours.append(notified.close)
             boxes, inboxes = {}, {}
             queues = {name: one.queue for name, one in edition.listeners.items()}
             for name, dispatch in queues.items():
@@ -134,10 +137,12 @@ class Children:
             raise
         child = self.make(command, near, board, boxes, inboxes, last_lines, stacks, queues)
         child.shared = tuple(name for name in queues if name not in boxes)
+        child.notified = notified
         for reading, stream in pipes:
             self.listen(child, reading, stream)
         addresses = [[name, *one.sockname] for name, one in edition.listeners.items()]
-        return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses), tuple(theirs))
+        notify = "" if notified is None else notified.address
+        return Parts(wire.Spawn(command.worker, command.slot, self._capture, addresses, notify), tuple(theirs))
 
     def make(
         self,
@@ -191,6 +196,7 @@ class Children:
         """It lives already: learn of its end."""
         child.pid, child.pidfd = pid, fd
         self.loop.add_reader(fd, self._ended, child)
+        self.scripts.begin(child)
 
     def born(self, worker: int, pid: int, fd: int) -> None:
         """The zygote has forked it: it may go, now that its end cannot escape us."""
@@ -227,6 +233,8 @@ class Children:
         child = self.by_id.get(worker)
         match message:
             case messages.Online():
+                if child is not None:
+                    child.online = True
                 self._report(e.Online(worker))
                 self.scripts.heard(child, message)
             case messages.Ready() if child is not None and not child.ready and not child.draining:
@@ -292,8 +300,9 @@ class Children:
         if not self.scripts.drain(child):
             child.talk.send(messages.disconnect())
             child.close_mail()
-        if not child.ready and child.pidfd >= 0:
-            # It may be importing and deaf to its channel. SIGTERM ends an import, and asks a start-up politely.
+        if not (child.ready and child.online) and child.pidfd >= 0:
+            # It may be importing and deaf to its channel, or a program that knows of none. SIGTERM ends an import, and
+            # asks the others politely.
             self._signal(child, signal.SIGTERM)
 
     def vitals(self) -> e.Vitals:
@@ -314,31 +323,18 @@ class Children:
         self._signal(child, signal.SIGKILL)
         return True
 
-    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
+    def visit(self, worker: int, refused: Callable[[], None], *, starting: bool = False) -> socket.socket | None:
         """A connection to this worker alone, through no queue: over its channel, as Node hands over connections.
 
         Args:
             refused: called if the worker will not have it.
+            starting: it is one that is not ready yet.
         """
         child = self.by_id.get(worker)
         key = None if child is None else self.scripts.door(child)
-        if child is None or key is None or not child.ready or child.draining:
+        if child is None or key is None or child.ready is starting or child.draining:
             return None
-        try:
-            near, far = socket.socketpair()
-        except OSError:
-            return None
-
-        def answered(received: Received) -> None:
-            try:
-                reply = messages.read(received.message)
-            except PeerError:
-                reply = None
-            if not (isinstance(reply, messages.Reply) and reply.accepted):
-                refused()
-
-        child.talk.ask(messages.newconn(key), answered, far.detach())
-        return near
+        return child.visit(key, refused)
 
     def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
         """Have ``done`` called, later and once, with a worker's stacks as text; false if it is not known or not born.

@@ -64,6 +64,8 @@ class ChildState(msgspec.Struct, omit_defaults=True):
     boxes: dict[str, BoxState] = {}
     shared: tuple[str, ...] = ()
     admitted: bool = False
+    notified: int = -1
+    online: bool = True
     ready: bool = False
     draining: bool = False
     outputs: tuple[OutputState, ...] = ()
@@ -142,7 +144,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
         found = {one.fd for one in self.listeners.values()}
         found |= {one.fd for one in (self.control, self.observer, self.monitoring) if one is not None}
         for child in self.children:
-            found |= {child.pidfd, child.channel, child.board, child.stacks}
+            found |= {child.pidfd, child.channel, child.board, child.stacks, child.notified}
             found |= {fd for box in child.boxes.values() for fd in (box.writing, box.reading)}
             found |= {output.fd for output in child.outputs}
         return found - {-1}

@@ -15,10 +15,12 @@ from typing import Final, Protocol
 
 from ..config.schema import Pool
 from ..errors import PeerError
+from ..unix.notified import Notified
 from ..wire import messages
 from ..wire.channel import Received
 from ..wire.conversation import Conversation
 from .dispatch import Box
+from .readiness import Readiness
 from .sharing import Member, Sharing
 
 NODE_PROGRAMS: Final = (".js", ".mjs", ".cjs")
@@ -47,12 +49,15 @@ class Worker(Protocol):
     """A worker, as far as this is concerned with it.
 
     Attributes:
+        notified: where it says that it is ready, if it says it so.
         boxes: how it is handed connections, by listener: for the figures.
         turned_ns: when its event loop was last seen to turn, ``CLOCK_MONOTONIC``, if it does not say so itself.
     """
 
     id: int
     pool: str
+    ready: bool
+    notified: Notified | None
     talk: Conversation
     boxes: dict[str, Box]
     turned_ns: int
@@ -89,6 +94,7 @@ class Scripts:
         self._on_reclaimed = on_reclaimed
         self._asked: set[int] = set()
         self._pulses: dict[int, asyncio.TimerHandle] = {}
+        self._readiness = Readiness(loop, on_ready)
         self.adopt(pools)
 
     def adopt(self, pools: Mapping[str, Pool]) -> None:
@@ -109,6 +115,21 @@ class Scripts:
             on_steal=lambda worker: self._on_reclaimed(pool, "blocked", 1),
             on_reclaimed=lambda worker, count: self._on_reclaimed(pool, "dead", count),
         )
+
+    # -- when they are ready -------------------------------------------------------------------------------------
+
+    def notified(self, pool: str) -> Notified | None:
+        """Where a new worker of this pool is to say that it is ready, if that is how its workers say it.
+
+        Raises:
+            OSError: this process is out of descriptors or memory.
+        """
+        return Notified() if pool in self._pools and self._pools[pool].ready_when == "notify" else None
+
+    def begin(self, worker: Worker) -> None:
+        """It exists."""
+        if worker.pool in self._pools:
+            self._readiness.begin(worker, self._pools[worker.pool])
 
     # -- what workers say ----------------------------------------------------------------------------------------
 
@@ -176,6 +197,7 @@ class Scripts:
         if worker.pool not in self._pools:
             return
         self._sharing[worker.pool].leave(worker.id, gone=True)
+        self._readiness.end(worker)
         self._asked.discard(worker.id)
         pulse = self._pulses.pop(worker.id, None)
         if pulse is not None:

@@ -323,10 +323,6 @@ class Primary:
         """See :meth:`Children.stacks`."""
         return self.children.stacks(worker, done)
 
-    def visit(self, worker: int, refused: Callable[[], None]) -> socket.socket | None:
-        """See :meth:`Children.visit`."""
-        return self.children.visit(worker, refused)
-
     # -- small wires ---------------------------------------------------------------------------------------------
 
     def _report(self, event: Event) -> None:

@@ -59,12 +59,14 @@ class Spawn:
 
     Attributes:
         boxes: name and address of each listener, as ``[name, host, port]``.
+        notify: for ``NOTIFY_SOCKET`` of a worker that is a program of its own; empty: it gets none.
     """
 
     worker: int
     slot: int
     captured: bool
     boxes: list[list[Any]]
+    notify: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Door(Protocol):
 
 
 class MailDoor:
-    """Connections come by mailbox.
+    """Connections come by mailbox; by channel those that are meant for this worker alone, such as health checks.
 
     While it is shut nothing is taken, and the primary gives what lies in the box to others.
     """
@@ -91,6 +91,7 @@ class MailDoor:
             box = Inboxed(self._grant.key, os.dup(self._grant.fd), self._grant.sockname or ("", -1))
             self._intake = Intake(self._loop, [box], self._taken, lambda: None, self._words)
             self._intake.start()
+            self._link.serve(self._grant.key, lambda fd: _taken(self._take, fd))
             if self._ever_shut:
                 self._link.tell(messages.gate(self._grant.key, True))
 
@@ -100,6 +101,7 @@ class MailDoor:
             self._intake.close()
             self._intake = None
             self._ever_shut = True
+            self._link.serve(self._grant.key, None)
             self._link.tell(messages.gate(self._grant.key, False))
 
     def close(self, take_rest: bool = False) -> None:
@@ -107,6 +109,7 @@ class MailDoor:
         if self._intake is not None:
             self._intake.close()
             self._intake = None
+        self._link.serve(self._grant.key, None)
         assert self._grant.fd is not None
         inbox = Inbox(self._grant.fd)
         for mail in drain(inbox) if take_rest else ():
@@ -140,10 +143,10 @@ class ChannelDoor:
 
     def open(self) -> None:
         """Take connections."""
-        self._link.serve(self._grant.key, self._taken)
+        self._link.serve(self._grant.key, lambda fd: _taken(self._take, fd))
         early, self._grant.early[:] = self._grant.early[:], []
         for fd in early:
-            self._taken(fd)
+            _taken(self._take, fd)
 
     def shut(self) -> None:
         """Refuse them: Node gives them to others."""
@@ -153,12 +156,14 @@ class ChannelDoor:
         """Refuse them for good."""
         self._link.serve(self._grant.key, None)
 
-    def _taken(self, fd: int) -> bool:
-        try:
-            self._take(socket.socket(fileno=fd))
-        except OSError:
-            return False
-        return True
+
+def _taken(take: Take, fd: int) -> bool:
+    """One that came by channel: whether it could be had."""
+    try:
+        take(socket.socket(fileno=fd))
+    except OSError:
+        return False
+    return True
 
 
 class SocketDoor:

@@ -57,6 +57,8 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
         "CLUSTERD_BOARD_FD": str(board_fd),
         "CLUSTERD_STACKS_FD": str(stacks_fd),
     }
+    if request.notify:
+        env["NOTIFY_SOCKET"] = request.notify
     signals.reset_all(to_exec=True)
     try:
         os.execvpe(load.program[0], load.program, env)

@@ -85,7 +85,7 @@ def test_an_ecosystem_file_is_carried_over(tmp_path: Path) -> None:
     assert api["start_timeout"] == "10s"
     assert api["recycle"]["max_memory"] == "300MiB"
     assert api["env"] == {"MODE": "prod", "N": "1", "PRICE": "$$5", "NODE_OPTIONS": "--inspect"}
-    assert found["pools"]["jobs"] == {"script": "jobs.py", "workers": 2}
+    assert found["pools"]["jobs"] == {"script": "jobs.py", "ready_when": "running", "workers": 2}
     assert found["pools"]["jobs-2"] == {"command": ["bin/thing"], "workers": 1}
     assert found["shutdown"]["drain_timeout"] == "9000ms"
     assert_no_other_problems(path)

@@ -17,7 +17,6 @@ AWAY = {
     "pools.NAME.interface": 'interface = "wsgi"',
     "pools.NAME.engine": 'engine = "waitress"',
     "pools.NAME.scheduling": 'scheduling = "least"',
-    "pools.NAME.ready_when": 'ready_when = "notify"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
     "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',

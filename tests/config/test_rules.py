@@ -222,3 +222,18 @@ def test_who_is_named_and_kept_out_by_the_sockets_mode_is_warned_of(control: str
 )
 def test_where_somebody_named_may_connect_nothing_is_said(control: str) -> None:
     assert load(f"{HTTP}{WEB}[control]\n{control}\n", file="shop.toml", environ={}).warnings == ()
+
+
+def test_an_app_says_itself_when_it_is_ready() -> None:
+    text = """
+[listeners.http]
+address = ":80"
+[pools.web]
+app = "shop:app"
+ready_when = "http:/ready"
+"""
+    with pytest.raises(ConfigError) as caught:
+        load(text, file="shop.toml", environ={}, strict_grace=False)
+    (problem,) = caught.value.problems
+    assert "says so itself; leave it out" in problem.message
+    assert problem.line == 6

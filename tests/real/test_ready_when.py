@@ -1,0 +1,215 @@
+"""What makes a script's worker ready (``ready_when``), and programs that know nothing of clusterd at all."""
+
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.procfs import processes_marked, wait_for
+from tests.real.clients import fetch
+from tests.real.harness import DEADLINE, Launcher, Service, kill
+from tests.real.scripting import port, said, start
+
+WAIT = """
+import os, pathlib, signal, socket, sys, time
+
+def wait(name):
+    while not pathlib.Path(name).exists():
+        time.sleep(0.02)
+"""
+
+NOTIFIES = (
+    WAIT
+    + """
+def notify(text):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(os.environ["NOTIFY_SOCKET"].replace("@", chr(0), 1))
+        sock.sendall(text.encode())
+
+def end(*what):
+    notify("STOPPING=1")
+    print("asked", flush=True)
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, end)
+notify("STATUS=starting\\nREADY=0\\nXREADY=1")
+print("started", flush=True)
+wait("go")
+notify("STATUS=well\\nREADY=1")
+while True:
+    time.sleep(60)
+"""
+)
+
+ASKED = (
+    WAIT
+    + """
+import asyncio
+from clusterd import cluster
+
+async def handle(reader, writer):
+    head = await reader.readuntil(b"\\r\\n\\r\\n")
+    print("asked", head.split()[1].decode(), flush=True)
+    good = b"/ready" in head and pathlib.Path("go").exists()
+    status = b"204 Good" if good else b"302 Not yet"
+    writer.write(b"HTTP/1.1 " + status + b"\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    await server.serve_forever()
+
+cluster.run(main())
+"""
+)
+
+OWN_PORT = """
+import http.server, os, socketserver
+
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_port = True
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = str(os.getpid()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+LOOP = """
+import time
+while True:
+    time.sleep(60)
+"""
+
+
+def go(service: Service, folder: Path, workers: int = 2) -> None:
+    """Nobody is ready until the file is there, and then all are."""
+    assert service.logged("worker_ready") == []
+    assert {worker["state"] for worker in service.workers()} == {"booting"}
+    (folder / "go").touch()
+    service.wait_log("worker_ready", count=workers)
+
+
+def test_a_program_says_that_it_is_ready_as_it_would_tell_systemd(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", NOTIFIES, ready=False, ready_when="notify")
+    service.wait_log(lambda record: said(record) == "started", count=2)
+    go(service, launcher.folder)
+    assert service.stop() == 0
+    assert service.wait_log(lambda record: said(record) == "asked", count=2)
+    exits = service.logged("worker_exited")
+    assert [(record["code"], record["asked"]) for record in exits] == [(0, True)] * 2
+
+
+def test_a_program_is_asked_over_http_whether_it_is_ready(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", ASKED, ready=False, ready_when="http:/ready?now")
+    for _ in range(2):
+        service.wait_log(lambda record: said(record) == "asked /ready?now", count=4)
+    go(service, launcher.folder)
+    assert service.stop() == 0
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port that nobody else is given while it is held; programs with reuse_port listen on it all the same."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_a_server_on_a_port_of_its_own_that_knows_nothing_of_all_this(launcher: Launcher, free_port: int) -> None:
+    service = start(
+        launcher,
+        "server.py",
+        OWN_PORT,
+        workers=1,
+        ready_when="running",
+        env={"PORT": str(free_port)},
+        reload={"canary": "0s"},
+    )
+    where = f"127.0.0.1:{free_port}"
+
+    def answers(pid: int) -> None:
+        wait_for(lambda: _asked(where) == str(pid), DEADLINE, f"an answer of {pid}")
+
+    (first,) = service.workers()
+    answers(first["pid"])
+    assert first["state"] == "ready"
+    kill(first["pid"])
+    service.wait_log("worker_ready", count=2)
+    (second,) = service.workers()
+    answers(second["pid"])
+    service.signal(signal.SIGHUP)
+    assert service.wait_log("reload_ended", deadline=60)["verdict"] == "promoted"
+    service.wait_log("worker_exited", count=2)
+    (third,) = service.workers()
+    assert third["pid"] not in (first["pid"], second["pid"])
+    answers(third["pid"])
+    assert service.stop() == 0
+    ends = [(record["signal"], record["asked"]) for record in service.logged("worker_exited")]
+    assert ends == [("SIGKILL", False), ("SIGTERM", True), ("SIGTERM", True)]
+
+
+def _asked(where: str) -> str:
+    try:
+        return fetch(where, "/").text
+    except OSError:
+        return ""
+
+
+def test_it_is_ready_when_it_has_run_for_rapid_exit_and_not_before(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", LOOP, workers=1, ready_when="running", restart={"rapid_exit": "2s"})
+    begun, ready = (
+        datetime.fromisoformat(str(service.wait_log(event)["timestamp"])) for event in ("zygote_ready", "worker_ready")
+    )
+    assert ready - begun > timedelta(seconds=1.9)
+
+
+def test_one_that_ends_before_that_was_never_ready(launcher: Launcher) -> None:
+    source = "raise SystemExit('the database is not there')"
+    service = start(
+        launcher,
+        "server.py",
+        source,
+        ready=False,
+        workers=1,
+        ready_when="running",
+        restart={"give_up_after": 2, "initial_delay": "10ms", "max_delay": "20ms", "rapid_exit": "30s"},
+    )
+    assert service.wait_exit() == 1
+    assert service.logged("worker_ready") == []
+    assert "the database is not there" in "\n".join(map(str, service.records))
+
+
+def test_the_death_of_the_primary_ends_programs_that_know_of_no_channel(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", LOOP, ready_when="running", restart={"rapid_exit": "0s"})
+    kill(service.pid)
+    service.wait_exit()
+    wait_for(lambda: not processes_marked(service.run_dir), DEADLINE, "the end of the programs")
+    launcher.services.remove(service)
+    service.destroy()
+
+
+@pytest.mark.needs("node")
+def test_node_programs_are_asked_and_counted_too(launcher: Launcher) -> None:
+    source = """
+const http = require('http'), fs = require('fs');
+http.createServer((request, response) => {
+  response.statusCode = request.url === '/ready' && fs.existsSync('go') ? 200 : 503;
+  response.end('x');
+}).listen(0, '127.0.0.1', function () { console.log('port', this.address().port); });
+"""
+    service = start(launcher, "server.js", source, ready=False, ready_when="http:/ready")
+    assert re.match(r"127\.0\.0\.1:\d+", port(service))
+    service.wait_log(lambda record: said(record).startswith("port"), count=2)
+    go(service, launcher.folder)
+    assert service.stop() == 0
