@@ -11,7 +11,7 @@ from clusterd.cli import COMMANDS, cli, pm2_table
 from clusterd.config import reference_rows
 from clusterd.ops.metrics_table import METRICS
 from clusterd.primary.doors import SIGNALS
-from tests.conformance.decisions import IMPROVED, Decision, decisions
+from tests.conformance.decisions import GROUPS, IMPROVED, NAMES, Decision, decisions
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -119,11 +119,18 @@ def pm2_keys() -> str:
 def conformance() -> str:
     """Node's own tests: how many of them pass, and what is decided of the others."""
     made = decisions()
-    counts = [[kind.value, str(sum(one.kind is kind for one in made.values()))] for kind in Decision]
-    others = [[str(number), one.kind.value, one.reason] for number, one in made.items() if one.reason]
+    counts = [
+        [kind.value, *(str(sum(made[number].kind is kind for number in group)) for group in GROUPS.values())]
+        for kind in Decision
+    ]
+    others = [
+        [f"{number} {NAMES.get(number, '')}".strip(), one.kind.value, one.reason]
+        for number, one in made.items()
+        if one.reason
+    ]
     return "\n\n".join(
         [
-            table(["of Node's 89 cluster tests", "number"], counts),
+            table(["of Node's tests", *(f"{name} ({len(group)})" for name, group in GROUPS.items())], counts),
             table(["test", "decision", "why, and what there is instead"], others),
             table(["what", "in Node", "here"], IMPROVED),
         ]

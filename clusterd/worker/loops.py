@@ -241,5 +241,6 @@ async def datagram(
         sock.close()
         raise
     sock.transport = transport
-    shares.listening(grant)
+    if not sock.ended:  # its protocol may have closed it at once
+        shares.listening(grant)
     return transport, protocol

@@ -221,6 +221,7 @@ def test_a_bound_port_of_another_is_in_use_and_a_closed_one_can_be_had_again(run
     assert ended.said == [[98], ["again"], ["exit", 0, None]]
 
 
+@conforms(216)
 def test_a_socket_that_sends_first_is_the_workers_own(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:

@@ -12,7 +12,8 @@ from tests.conformance.programs import Run, conforms
 def claimed() -> dict[int, list[str]]:
     """Number to the tests that claim it by ``conforms``."""
     found: dict[int, list[str]] = {}
-    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+    here = Path(__file__).parent
+    for file in [*sorted(here.glob("test_*.py")), here.parent / "real/test_scripts.py"]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "conforms":
                 for argument in node.args:

@@ -141,6 +141,7 @@ def test_a_message_of_800_kilobytes_with_a_socket_there_and_back(run: Run) -> No
     assert ended.said == [[True, True]]
 
 
+@conforms(209, 311)
 def test_listening_and_datagram_sockets_stay_with_their_sender(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:
@@ -176,6 +177,7 @@ def test_listening_and_datagram_sockets_stay_with_their_sender(run: Run) -> None
     assert ended.said == [[True, True], [True], ["from the worker"]]
 
 
+@conforms(306)
 def test_a_connection_that_is_kept_open_is_both_processes(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:
@@ -231,6 +233,7 @@ def test_order_is_kept_and_thousands_arrive(run: Run) -> None:
     assert ended.said == [[True]]
 
 
+@conforms(307)
 @pytest.mark.parametrize("handle", ["'text'", "object()", "7"])
 def test_what_is_no_socket_is_refused_at_once(run: Run, handle: str) -> None:
     ended = run(f"""
@@ -246,6 +249,7 @@ def test_what_is_no_socket_is_refused_at_once(run: Run, handle: str) -> None:
     assert ended.said == [["refused"]]
 
 
+@conforms(304)
 def test_sending_on_a_closed_channel_is_an_error_of_the_callback_or_an_event(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:
@@ -268,6 +272,7 @@ def test_sending_on_a_closed_channel_is_an_error_of_the_callback_or_an_event(run
     ]
 
 
+@conforms(301)
 def test_send_says_slow_down_and_the_message_goes_all_the_same(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:

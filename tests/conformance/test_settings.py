@@ -5,7 +5,7 @@ import pytest
 from tests.conformance.programs import Run, conforms
 
 
-@conforms(2)
+@conforms(2, 312)
 def test_the_advanced_serialization_carries_what_holds_itself(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:
@@ -62,7 +62,7 @@ def test_variables_for_one_worker(run: Run) -> None:
     assert sorted(ended.said, key=str) == [["true", True], [["new", "changed", None, "7", 1]]]
 
 
-@conforms(29)
+@conforms(29, 220)
 def test_a_fifth_descriptor_that_is_a_stream_both_ways(run: Run) -> None:
     ended = run("""
         if cluster.is_primary:

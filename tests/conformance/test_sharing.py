@@ -418,7 +418,7 @@ def test_reuse_port_asks_nobody(run: Run) -> None:
     assert ended.said == [[True], ["exit", 0, None]]
 
 
-@conforms(45)
+@conforms(45, 206)
 def test_full_workers_take_no_more(run: Run) -> None:
     ended = run("""
         LIMITS = (0, 1, 9)

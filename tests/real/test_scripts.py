@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.conformance.programs import conforms
 from tests.procfs import processes_marked, wait_for
 from tests.real.clients import fetch
 from tests.real.harness import DEADLINE, Launcher, kill
@@ -276,6 +277,7 @@ def test_a_node_worker_that_hangs_is_replaced(launcher: Launcher) -> None:
     assert fetch(where, "/").json() == [2, "0"]
 
 
+@conforms(211)
 @pytest.mark.needs("node")
 def test_tls_sessions_are_resumed_across_node_workers(launcher: Launcher) -> None:
     authority = trustme.CA()
