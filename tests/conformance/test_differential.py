@@ -107,6 +107,10 @@ LIVES = {
     "it kills itself": (NOTHING, itself("cluster.worker.kill();", "cluster.worker.kill()")),
     "it closes its channel": (NOTHING, itself("process.disconnect();", "cluster.process.disconnect()")),
     "it exits": (NOTHING, ("process.exit(3);", "    sys.exit(3)")),
+    "it raises what nobody catches": (
+        NOTHING,
+        ("throw new Error('on purpose');", "    raise SystemError('on purpose')"),
+    ),
     "it speaks and is answered": (
         ANSWER,
         ("process.on('message', (m) => process.send(m + 1)); process.send(1);", ECHO),
@@ -135,7 +139,7 @@ def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> 
         timeout=DEADLINE,
         check=True,
     )
-    ours = run(PYTHON.replace("PRIMARY", python_primary).replace("WORKER", python_worker))
+    ours = run(PYTHON.replace("PRIMARY", python_primary).replace("WORKER", python_worker), quiet="raises" not in life)
     expected = [json.loads(line) for line in theirs.stdout.splitlines()]
     assert expected
     assert ours.said == expected

@@ -110,6 +110,15 @@ def test_a_worker_per_core(running: Callable[[str], Running]) -> None:
     assert example.end() == -signal.SIGTERM
 
 
+def test_primary_and_workers_exchange_messages(running: Callable[[str], Running]) -> None:
+    example = running("messages.py")
+    assert example.process.wait(DEADLINE) == 0
+    assert example.until(lambda line: line.startswith("all have answered")) == "all have answered: 235"
+    for number, total in ((1, 45), (2, 190)):
+        assert f"worker {number} says the sum is {total}" in example.lines
+        assert any(line.startswith(f"worker {number} says hello from process ") for line in example.lines)
+
+
 def test_the_primary_counts_requests(running: Callable[[str], Running]) -> None:
     example = running("request_counter.py")
     example.until(lambda line: "listens" in line, 2)

@@ -1,5 +1,8 @@
 """What workers are forked with, and what they say and hear."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.conformance.programs import Run, conforms
@@ -312,6 +315,37 @@ def test_a_setting_of_no_use_is_told_by_fork_and_uses_up_a_number(run: Run, sett
         cluster.run()
     """)
     assert ended.said == [[error], [2]]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_a_worker_of_another_user_has_its_group_alone(run: Run, run_dir: Path) -> None:
+    # What the worker is run by must be open to that user, and this Python need not be: a shell takes Node's place.
+    (run_dir / "node").write_text("""#!/bin/sh\necho "[\\"who\\", \\"$(id -u) $(id -g) $(id -G)\\"]"\n""")
+    (run_dir / "node").chmod(0o755)
+    ended = run(
+        """
+        cluster.setup_primary(exec="worker.js", uid=65534, gid=65533)
+        cluster.fork().on("exit", lambda *how: say("exit", *how))
+        cluster.run()
+        """,
+        env={"PATH": f"{run_dir}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert ended.said == [["who", "65534 65533 65533"], ["exit", 0, None]]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be nobody")
+def test_who_may_not_be_another_user_is_told_by_fork(run: Run) -> None:
+    ended = run("""
+        import clusterd.primary.programs  # while this user may read it
+        os.setuid(65534)
+        cluster.setup_primary(uid=0)
+        try:
+            cluster.fork()
+        except PermissionError as error:
+            say(error.errno)
+        cluster.run()
+    """)
+    assert ended.said == [[1]]
 
 
 def test_a_directory_that_is_not_there_is_an_event_and_no_exit(run: Run) -> None:

@@ -199,6 +199,13 @@ def test_the_death_of_the_primary_ends_programs_that_know_of_no_channel(launcher
     service.destroy()
 
 
+def test_a_python_program_that_answers_badly_to_its_health_check_is_replaced(launcher: Launcher) -> None:
+    source = ASKED.replace('b"302 Not yet"', 'b"503 Unwell"')
+    health = {"http_path": "/well", "http_interval": "200ms", "http_timeout": "5s"}
+    service = start(launcher, "server.py", source, workers=1, health=health)
+    assert service.wait_log("worker_hung", worker=1)["why"] == "GET /well: it answered 503"
+
+
 @pytest.mark.needs("node")
 def test_node_programs_are_asked_and_counted_too(launcher: Launcher) -> None:
     source = """
