@@ -145,6 +145,11 @@ IMPROVED: Final = (
     ("an `error` that nobody listens to", "ends the primary", "is logged"),
     ("a garbled line on the channel", "ends the process that reads it", "ends that channel"),
     ("a fixed port that was in use (`SCHED_NONE`)", "stays in use for all later workers", "can be had when it is free"),
+    (
+        "a program that is not there",
+        "comes online, and exits with 1",
+        "never does: a Python worker is online when it imports `cluster`",
+    ),
     ("a stale unix socket file of a dead primary", "is in use", "is taken over, if nobody serves it"),
 )
 """Where Node's own behaviour is a defect: what, in Node, here."""

@@ -243,3 +243,21 @@ def test_garbage_on_the_channel_ends_the_worker_and_not_the_primary(run: Run) ->
         """,
     )
     assert ended.said == [["exit"]] * 3 + [["the primary lives"]]
+
+
+@pytest.mark.parametrize(("program", "code"), [("nowhere.py", 2), ("silent.py", 3)])
+def test_a_program_that_never_imports_the_cluster_never_comes_online(
+    run: Run, run_dir: Path, program: str, code: int
+) -> None:
+    (run_dir / "silent.py").write_text("raise SystemExit(3)")
+    ended = run(
+        f"""
+        cluster.setup_primary(exec={program!r})
+        for name in ("fork", "online", "disconnect", "exit", "error"):
+            cluster.on(name, lambda worker, *what, name=name: say(name, *what))
+        cluster.fork()
+        cluster.run()
+        """,
+        quiet=False,
+    )
+    assert ended.said == [["fork"], ["disconnect"], ["exit", code, None]]
