@@ -21,6 +21,8 @@ MAX_FDS: Final = 16
 """Descriptors received with one read, at most; what is beyond is lost, and reported."""
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 """Bytes queued for writing, at most."""
+LOST: Final = -1
+"""In the place of descriptors that were lost with a read, where the owner wants to know."""
 RETRY_DELAY: Final = 0.05
 """Seconds until a write is tried again that the kernel was too short of memory or descriptors in flight for."""
 
@@ -73,13 +75,13 @@ class FdStream:
         Args:
             loop: any loop with ``add_reader`` and ``add_writer``.
             sock: a connected stream socket, owned from here on.
-            on_data: gets what one read brought: 1 to ``READ_SIZE`` bytes, and descriptors (close-on-exec, the callee's
-                to close) that came with one of these bytes, in order. On a loop that is :class:`Hasty` it is called
-                while that waits, which needs no turn if it returns ``False``.
+            on_data: gets what one turn brought: 1 to ``READ_SIZE`` bytes, and descriptors (close-on-exec, the callee's
+                to close) that came with some of these bytes, in order; ``LOST`` in the place of what was lost. On a
+                loop that is :class:`Hasty` it is called while that waits, which needs no turn if it returns ``False``.
             on_eof: see the class.
             on_truncated: called before the ``on_data`` of a read with which descriptors were lost (``MSG_CTRUNC``: this
                 process is at its RLIMIT_NOFILE, or the peer sent more than ``MAX_FDS``). Without it such a loss ends
-                the stream as if by EOF.
+                the stream as if by EOF, and descriptors of one write only come with one ``on_data``.
             limit: bytes queued for writing, at most.
             read_size: bytes read in one turn, at most: what they mean is worked through in that turn too.
         """
@@ -221,6 +223,47 @@ class FdStream:
                 return True  # still readable: the next turn tries again
             self._end()
             return True
+        fds = self._descriptors(ancillary, flags)
+        if fds is None:
+            return True
+        if not data:
+            _close_all(fds)
+            self._end()
+            return True
+        if fds and self._on_truncated is not None and not self._send_failed:
+            data = self._read_on(data, fds)
+        if self._ended:  # closed by on_truncated
+            _close_all(fds)
+            return True
+        if self._send_failed:
+            self._loop.call_soon(self._read_rest)
+            self._on_data(data, fds)
+            return True
+        return self._on_data(data, fds) is not False
+
+    def _read_on(self, data: bytes, fds: list[int]) -> bytes:
+        """A read ends with a descriptor's bytes, however much waits: read more of the kind in the same turn."""
+        parts = [data]
+        left = self._read_size - len(data)
+        while left > 0 and len(fds) < MAX_FDS and not self._ended:
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(left, _ANCILLARY, _READ_FLAGS)
+            except OSError:
+                break  # there is no more, or the next turn is told what is wrong
+            if not data:
+                break
+            came = self._descriptors(ancillary, flags) or ()
+            parts.append(data)
+            fds += came
+            left -= len(data)
+            if not came:
+                break
+        return b"".join(parts)
+
+    def _descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> list[int] | None:
+        """What came with a read, ``LOST`` last if some did not; ``None``: that was the end."""
+        if not ancillary and not flags & socket.MSG_CTRUNC:
+            return []
         fds = array.array("i")
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -229,20 +272,10 @@ class FdStream:
             if self._on_truncated is None:
                 _close_all(fds)
                 self._end()
-                return True
+                return None
             self._on_truncated()
-        if not data:
-            _close_all(fds)
-            self._end()
-            return True
-        if self._ended:  # closed by on_truncated
-            _close_all(fds)
-            return True
-        if self._send_failed:
-            self._loop.call_soon(self._read_rest)
-            self._on_data(data, fds.tolist())
-            return True
-        return self._on_data(data, fds.tolist()) is not False
+            fds.append(LOST)
+        return fds.tolist()
 
     def _read_rest(self) -> None:
         if not self._ended:
@@ -346,4 +379,5 @@ def _copies(fds: Sequence[int]) -> list[int]:
 
 def _close_all(fds: Sequence[int]) -> None:
     for fd in fds:
-        os.close(fd)
+        if fd != LOST:
+            os.close(fd)

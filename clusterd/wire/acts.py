@@ -24,6 +24,7 @@ class Act(StrEnum):
     ADMIT = "admit"
     GATE = "gate"
     FAILED = "failed"
+    HANDLES = "handles"
 
 
 @dataclass(frozen=True, slots=True)

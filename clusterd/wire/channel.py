@@ -28,19 +28,27 @@ from itertools import count
 from typing import Any, Final, TypeAlias
 
 from clusterd.errors import PeerError
+from clusterd.wire.acts import Act
 from clusterd.wire.ahead import Ahead, refusal
+from clusterd.wire.arrivals import Arrivals
 from clusterd.wire.codecs import JSON, Codec
-from clusterd.wire.flights import Handle
+from clusterd.wire.flights import ATTEMPTS, WINDOW, Flights, Handle, written
 from clusterd.wire.lines import MAX_LINE
-from clusterd.wire.parcels import Outgoing, Received, Returned, is_internal
+from clusterd.wire.parcels import DGRAM, DGRAM_NATIVE, NATIVE, SERVER, SOCKET, Outgoing, Received, Returned, is_internal
 
-__all__ = ["Channel", "Outgoing", "Received", "Returned", "is_internal"]
-
-NATIVE: Final = "net.Native"
-SOCKET: Final = "net.Socket"
-SERVER: Final = "net.Server"
-DGRAM: Final = "dgram.Socket"
-DGRAM_NATIVE: Final = "dgram.Native"
+__all__ = [
+    "ATTEMPTS",
+    "DGRAM",
+    "DGRAM_NATIVE",
+    "NATIVE",
+    "SERVER",
+    "SOCKET",
+    "Channel",
+    "Outgoing",
+    "Received",
+    "Returned",
+    "is_internal",
+]
 
 SLOW_DOWN: Final = 131072
 """Unsent bytes from which on ``send`` answers False."""
@@ -51,9 +59,6 @@ as many, or it loses what it was handed."""
 
 MAX_UNPAIRED: Final = 4
 """Descriptors that may wait for their message. Node waits with one, and a peer that keeps the rules needs one."""
-
-ATTEMPTS: Final = 4
-"""How often a handle is sent before it is given back: once, and three times more."""
 
 _OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
 _ACK: Final = {"cmd": "NODE_HANDLE_ACK"}
@@ -90,16 +95,15 @@ class Channel:
         self._lines = codec.cutter(max_line)
         self._longest = min(max_line, max_queued - _OVERHEAD)
         self._max_queued = max_queued
-        self._max_unpaired = max_unpaired
         self._ready: list[bytes | Handle] = []  # may be written now, in this order
-        self._waiting: deque[bytes | Handle] = deque()  # behind the handle in flight
-        self._flight: Handle | None = None  # sent, or in _ready to be sent; its answer is awaited
+        self._waiting: deque[bytes | Handle] = deque()  # behind the handles in flight
+        self._flights = Flights(self._text)  # sent, or in _ready to be sent; their answers are awaited
+        self._told = False  # the peer knows how many handles are taken here
         self._queued = 0  # what _ready and _waiting cost
         self._unsent = 0  # what the owner last said its stream holds
         self._asked: set[int] = set()
         self._ahead = Ahead(self._asked)  # what the owner has written himself
-        self._unpaired: deque[int] = deque()
-        self._stray: list[int] = []
+        self._arrivals = Arrivals(max_unpaired)
         self._released: list[int] = []
         self._returned: list[Returned] = []
         self._broken: PeerError | None = None
@@ -113,7 +117,7 @@ class Channel:
     @property
     def settled(self) -> bool:
         """Nothing waits here, to be written or to be acknowledged: the channel may close without loss."""
-        return not (self._ready or self._waiting or self._flight or self._ahead)
+        return not (self._ready or self._waiting or self._flights or self._ahead)
 
     @property
     def unread(self) -> bytes:
@@ -123,15 +127,15 @@ class Channel:
     @property
     def quiet(self) -> bool:
         """Nothing is owed on either side: no message waits, no handle is on its way, no question is open."""
-        return self.settled and not (self._asked or self._unpaired or self._broken or self._closed)
+        return self.settled and not (self._asked or self._arrivals or self._broken or self._closed)
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Received]:
         """Takes what one ``recvmsg`` brought and returns the messages it completed; acknowledgements may be owed now.
 
         Args:
             data: bytes, in any splitting.
-            fds: descriptors that came with them. They go to the handle messages completed by this or a later call, in
-                order.
+            fds: descriptors that came with them, -1 for one that was lost. They go to the handle messages completed by
+                this or a later call, in order.
 
         Raises:
             PeerError: the peer broke the rules (no JSON, a line too long, nesting too deep, too much owed to it). If
@@ -139,11 +143,11 @@ class Channel:
                 ``broken`` at once: what a peer said before it broke counts, however its bytes were cut.
         """
         if self._broken or self._closed:
-            self._stray.extend(fds)
+            self._arrivals.refuse(fds)
             if self._broken:
                 raise self._broken
             return []
-        self._unpaired.extend(fds)
+        self._arrivals.come(fds)
         received: list[Received] = []
         try:
             for line in self._lines.feed(data):
@@ -152,8 +156,7 @@ class Channel:
             self._end(error)
             if not received:
                 raise
-        while len(self._unpaired) > self._max_unpaired:
-            self._stray.append(self._unpaired.pop())
+        self._arrivals.trim()
         return received
 
     def send(self, message: Any, fd: int | None = None, kind: str = NATIVE, details: Members | None = None) -> bool:
@@ -191,7 +194,7 @@ class Channel:
                 self._give_back(item)
             return False
         self._queued += len(data) + _OVERHEAD
-        if self._flight or self._waiting or (self._ahead and fd is not None):
+        if self._waiting or not self._may_go(item):
             self._waiting.append(item)
         else:
             self._release(item)
@@ -213,7 +216,7 @@ class Channel:
 
     def ahead(self) -> int | None:
         """A number for a question with a handle that the owner writes himself, at once and whole; ``None``: not now."""
-        busy = self._ready or self._waiting or self._flight or self._broken or self._closed or not self._text
+        busy = self._ready or self._waiting or self._flights or self._broken or self._closed or not self._text
         return None if busy else next(self._seq)
 
     def went_ahead(self, seq: int) -> None:
@@ -249,20 +252,7 @@ class Channel:
             self._end(excess)
         if self._broken:
             raise self._broken
-        pieces: list[Outgoing] = []
-        plain: list[bytes] = []  # neighbours without a descriptor are one write
-        for item in self._ready:
-            if isinstance(item, bytes):
-                plain.append(item)
-                continue
-            if plain:
-                pieces.append(Outgoing(b"".join(plain), None))
-                plain = []
-            item.attempts += 1
-            item.handed_out = True
-            pieces.append(Outgoing(item.data, item.fd))
-        if plain:
-            pieces.append(Outgoing(b"".join(plain), None))
+        pieces = written(self._ready, together=self._flights.window > 1)
         self._queued -= sum(len(i) if isinstance(i, bytes) else len(i.data) for i in self._ready)
         self._queued -= _OVERHEAD * len(self._ready)
         self._ready = []
@@ -280,8 +270,7 @@ class Channel:
 
     def stray(self) -> list[int]:
         """Lists, once, descriptors received that belong to no message: close them."""
-        stray, self._stray = self._stray, []
-        return stray
+        return self._arrivals.stray()
 
     def close(self) -> None:
         """Ends the channel, at end of file or on purpose: ``returned`` and ``stray`` then list what was under way."""
@@ -302,19 +291,30 @@ class Channel:
             case "NODE_HANDLE_NACK":
                 self._acknowledged(received, arrived=False)
             case "NODE_HANDLE":
-                if not self._unpaired:
-                    self._owe(_NACK)
+                fd = self._arrivals.take(behind=message.get("behind") is True)
+                self._owe(_NACK if fd is None else _ACK)
+                if fd is None:
                     return
-                self._owe(_ACK)
                 kind, inner = message.get("type"), message.get("msg")
                 while is_internal(inner) and inner["cmd"] == "NODE_HANDLE":  # Node's second attempt: wrapped once more
                     inner = inner.get("msg")
                 internal = is_internal(inner)
                 ack = self._answered(inner) if internal else None
                 kind = kind if isinstance(kind, str) else None
-                received.append(Received(inner, self._unpaired.popleft(), internal, kind, ack))
+                received.append(Received(inner, fd, internal, kind, ack))
             case _:
+                if "handles" in message:
+                    self._opened(message)
                 received.append(Received(message, None, True, None, self._answered(message)))
+
+    def _opened(self, message: dict[str, Any]) -> None:
+        """The peer is one of ours, and says how many handles it takes unacknowledged; so it is told, once."""
+        if message.get("act") not in (Act.ONLINE, Act.HANDLES):
+            return
+        self._flights.open(message["handles"])
+        if message["act"] == Act.ONLINE and not self._told:
+            self._told = True
+            self._owe({"cmd": "NODE_CLUSTER", "act": Act.HANDLES, "handles": WINDOW})
 
     def _answered(self, message: dict[str, Any]) -> int | None:
         """The question that ``message`` answers, which is thereby answered; a user may forge an ``ack``."""
@@ -337,31 +337,29 @@ class Channel:
 
         A question that came back is answered here, as one that went ahead is: nobody else will.
         """
-        handle = self._flight
-        if handle is None or not handle.handed_out:
-            return
-        if not arrived and handle.attempts < ATTEMPTS:
-            handle.handed_out = False
-            self._queued += len(handle.data) + _OVERHEAD
-            self._ready.append(handle)
-            return
-        if arrived:
+        if handle := self._flights.answered(arrived=arrived):
             self._released.append(handle.fd)
-        else:
-            asked = self._give_back(handle)
-            if asked is not None:
-                received.append(Received(refusal(asked), None, True, None, asked))
-        self._flight = None
+        given_up, again = self._flights.again()
+        if given_up is not None and (asked := self._give_back(given_up)) is not None:
+            received.append(Received(refusal(asked), None, True, None, asked))
+        self._queued += sum(len(handle.data) + _OVERHEAD for handle in again)
+        self._waiting.extendleft(reversed(again))
         self._go_on()
 
+    def _may_go(self, item: bytes | Handle) -> bool:
+        """Whether it may be written now: a message waits for all handles before it, a handle for room among them."""
+        if isinstance(item, bytes):
+            return not self._flights
+        return not self._ahead and self._flights.room(len(item.data))
+
     def _go_on(self) -> None:
-        while self._waiting and not self._flight and not self._ahead:
+        while self._waiting and not self._ahead and self._may_go(self._waiting[0]):
             self._release(self._waiting.popleft())
 
     def _release(self, item: bytes | Handle) -> None:
         self._ready.append(item)
         if isinstance(item, Handle):
-            self._flight = item
+            self._flights.add(item)
 
     def _give_back(self, handle: Handle) -> int | None:
         """Lists a handle as ``returned``; the number of the question that it was, if it was one that is open."""
@@ -381,15 +379,13 @@ class Channel:
         """Gives up all that is under way; nothing goes in or out any more."""
         if self._broken is None:
             self._broken = error
-        under_way = [self._flight] if self._flight else []
+        under_way = self._flights.end()
         under_way += [item for item in self._waiting if isinstance(item, Handle)]
         for handle in under_way:
             self._give_back(handle)
-        self._flight = None
         self._ready = []
         self._waiting.clear()
         self._ahead.clear()
         self._queued = 0
-        self._stray.extend(self._unpaired)
-        self._unpaired.clear()
+        self._arrivals.end()
         self._asked.clear()

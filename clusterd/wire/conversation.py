@@ -164,6 +164,11 @@ class Conversation:
         return seq
 
     @property
+    def asking(self) -> bool:
+        """An answer is awaited."""
+        return bool(self._answers)
+
+    @property
     def quiet(self) -> bool:
         """All that was said has been written, and no answer is awaited."""
         return self.channel.quiet and not self._answers and self._stream is not None and not self._stream.pending()

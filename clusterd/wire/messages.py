@@ -64,9 +64,10 @@ MAX_DATA: Final = 64 * 1024
 _REPORT_HEAD: Final = MAX_REPORT // 4  # the rest is for the end, where a traceback says what happened
 
 
-def online() -> dict[str, Any]:
-    """Worker: it runs."""
-    return {"cmd": CLUSTER, "act": Act.ONLINE}
+def online(handles: int | None = None) -> dict[str, Any]:
+    """Worker: it runs. ``handles``: so many it takes unacknowledged (:mod:`clusterd.wire.flights`), which Node never
+    says."""
+    return {"cmd": CLUSTER, "act": Act.ONLINE} | ({} if handles is None else {"handles": handles})
 
 
 def query_server(

@@ -1,6 +1,12 @@
 """What goes through a channel, as its owner sees it: a message, and the descriptor that travels with it."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+NATIVE: Final = "net.Native"
+SOCKET: Final = "net.Socket"
+SERVER: Final = "net.Server"
+DGRAM: Final = "dgram.Socket"
+DGRAM_NATIVE: Final = "dgram.Native"
 
 
 class Received(NamedTuple):

@@ -11,6 +11,7 @@ from ..unix.stream import FdStream
 from ..wire import messages, reports
 from ..wire.channel import NATIVE, Channel, Received
 from ..wire.conversation import Conversation
+from ..wire.flights import WINDOW
 
 #: The link of this process, for :mod:`clusterd.cluster`; ``None`` in a process that is no worker.
 current: "Link | None" = None
@@ -59,7 +60,7 @@ class Link:
         self._closed = False
         self._servers: dict[str, Callable[[int], bool]] = {}
         self._talk = Conversation(channel, self._received, self._broken)
-        self._stream = FdStream(loop, sock, self._talk.data, self._eof)
+        self._stream = FdStream(loop, sock, self._talk.data, self._eof, on_truncated=self._truncated)
         self._talk.attach(self._stream, self._soon)
         for message in early:
             self._received(message)
@@ -68,7 +69,7 @@ class Link:
 
     def online(self) -> None:
         """Node's ``online``: this process speaks. It says nothing of the app."""
-        self._tell(messages.online())
+        self._tell(messages.online(WINDOW))
 
     def listening(self, address: str | None, port: int, address_type: int, fd: int | None = None) -> None:
         """Node's ``listening``: this worker serves that address.
@@ -221,6 +222,12 @@ class Link:
         if not accepted:
             os.close(fd)
         self._tell(messages.accepted(message.seq, accepted))
+
+    def _truncated(self) -> None:
+        """No number was left for a descriptor: its sender is told, and keeps it. An answer is not sent again for ever:
+        who waits for one would wait for ever."""
+        if self._talk.asking:
+            self._loop.call_soon(self._gone)
 
     def _eof(self) -> None:
         self._gone()

@@ -292,3 +292,68 @@ def test_send_says_slow_down_and_the_message_goes_all_the_same(run: Run) -> None
             cluster.run()
     """)
     assert ended.said == [[True, False], [20]]
+
+
+def test_thousands_under_way_both_ways_come_in_order_with_their_sockets(run: Run) -> None:
+    ended = run("""
+        COUNT = 2000
+        if cluster.is_primary:
+            worker = cluster.fork()
+            heard = []
+            @worker.on("message")
+            def _(message, handle):
+                heard.append((message, handle is not None))
+                if handle is not None:
+                    handle.close()
+                if len(heard) == COUNT + 1:
+                    say(heard == [(number, number % 10 != 0) for number in range(COUNT + 1)])
+                    worker.disconnect()
+            @worker.on("online")
+            def _():
+                with socket.create_server(("127.0.0.1", 0)) as server:
+                    for number in range(COUNT + 1):
+                        worker.send(number, server if number % 10 else None)
+            cluster.run()
+        else:
+            @cluster.worker.on("message")
+            def _(message, handle):
+                cluster.worker.send(message, handle)
+                if handle is not None:
+                    handle.close()
+            cluster.run()
+    """)
+    assert ended.said == [[True]]
+
+
+def test_a_worker_with_few_numbers_left_gets_them_all_in_order(run: Run) -> None:
+    ended = run("""
+        import resource
+        if cluster.is_primary:
+            worker = cluster.fork()
+            @worker.on("message")
+            def _(message, handle):
+                if message == "ready":
+                    with socket.create_server(("127.0.0.1", 0)) as server:
+                        for number in range(200):
+                            worker.send(number, server)
+                else:
+                    say(message == list(range(200)))
+                    worker.disconnect()
+            cluster.run()
+        else:
+            heard = []
+            @cluster.worker.on("message")
+            def _(message, handle):
+                handle.close()
+                heard.append(message)
+                if len(heard) == 200:
+                    cluster.worker.send(heard)
+            async def main():
+                first = os.dup(0)
+                os.close(first)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (first + 3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                cluster.worker.send("ready")
+                await asyncio.Event().wait()
+            cluster.run(main())
+    """)
+    assert ended.said == [[True]]

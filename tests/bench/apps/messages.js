@@ -11,12 +11,12 @@ if (cluster.isPrimary) {
     let began;
     worker.on('online', () => {
       began = performance.now();
-      for (let i = 0; i < (what === 'there' ? count : 1); i++) worker.send(MESSAGE, handle);
+      for (let i = 0; i < (['there', 'handles'].includes(what) ? count : 1); i++) worker.send(MESSAGE, handle);
     });
     worker.on('message', (message, got) => {
       seen++;
       if (got) got.close();
-      if ((what === 'ping' || what === 'handles') && seen < count) worker.send(MESSAGE, handle);
+      if ((what === 'ping' || what === 'handle_ping') && seen < count) worker.send(MESSAGE, handle);
       else if (what === 'there' || seen === count) {
         console.log((performance.now() - began) / 1000);
         worker.disconnect();
@@ -24,7 +24,7 @@ if (cluster.isPrimary) {
       }
     });
   };
-  if (what === 'handles') { const server = net.createServer(); server.listen(0, '127.0.0.1', () => start(server)); }
+  if (what.startsWith('handle')) { const server = net.createServer(); server.listen(0, '127.0.0.1', () => start(server)); }
   else start();
 } else {
   process.on('message', (message, handle) => {

@@ -1,4 +1,4 @@
-"""Messages between a primary and its worker: ``python messages.py there|ping|handles COUNT`` prints seconds."""
+"""Messages between a primary and its worker: ``python messages.py there|back|ping|handles|handle_ping COUNT``: seconds."""
 
 import socket
 import sys
@@ -30,13 +30,13 @@ seen = 0
 
 if cluster.is_primary:
     worker = cluster.fork()
-    handle = socket.create_server(("127.0.0.1", 0)) if what == "handles" else None
+    handle = socket.create_server(("127.0.0.1", 0)) if what in ("handles", "handle_ping") else None
     began = 0.0
 
     def begin():
         global began
         began = time.perf_counter()
-        for _ in range(count if what == "there" else 1):
+        for _ in range(count if what in ("there", "handles") else 1):
             worker.send(MESSAGE, handle)
 
     def heard(message, got):
@@ -44,7 +44,7 @@ if cluster.is_primary:
         seen += 1
         if got is not None:
             got.close()
-        if what in ("ping", "handles") and seen < count:
+        if what in ("ping", "handle_ping") and seen < count:
             worker.send(MESSAGE, handle)
         elif what == "there" or seen == count:
             print(time.perf_counter() - began)
