@@ -1,4 +1,7 @@
-"""Messages between a primary and its worker: ``python messages.py there|back|ping|handles|handle_ping COUNT``: seconds."""
+"""Messages between a primary and its worker: ``python messages.py there|back|ping|handles|handle_ping COUNT``.
+
+Prints seconds.
+"""
 
 import socket
 import sys
