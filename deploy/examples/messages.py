@@ -3,6 +3,7 @@
 ``python messages.py [COUNT]``: it ends by itself, when every worker has answered.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -35,13 +36,13 @@ if cluster.is_primary:
         cluster.fork()
     cluster.run()
 else:
+    assert cluster.worker is not None
     me = cluster.worker
-    assert me is not None
 
     @me.on("message")
     def on_question(message: Any, handle: Any) -> None:
         if message["cmd"] == "add":
-            cluster.process.send({"cmd": "sum", "sum": sum(message["numbers"])})
+            me.send({"cmd": "sum", "sum": sum(message["numbers"])})
 
-    cluster.process.send({"cmd": "hello", "pid": cluster.process.pid})
+    me.send({"cmd": "hello", "pid": os.getpid()})
     cluster.run()
