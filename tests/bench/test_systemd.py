@@ -146,7 +146,7 @@ def report(deploy: Deployer, name: str, figures: list[arena.Figure]) -> None:
     version = deploy.machine.systemctl("--version").split()[1]
     for figure in figures:
         figure.what = f"systemd {version}: {figure.what}"
-    arena.report(f"{name}_systemd_{version}", figures)
+    arena.report(f"{name}_systemd_{version}", figures, name)
 
 
 def started(deploy: Deployer, *arguments: str) -> Unit:

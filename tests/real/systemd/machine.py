@@ -4,6 +4,7 @@ Its network is private: no port of the machine's can clash. Clients are made by 
 """
 
 import ctypes
+import errno
 import http.client
 import json
 import os
@@ -151,6 +152,16 @@ def _name(pid: int) -> str:
         return ""
 
 
+def in_group(group: Path) -> set[int]:
+    """The pids in a control group; none where it is not there, or goes while it is read."""
+    try:
+        return set(map(int, (group / "cgroup.procs").read_text().split()))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return set()
+
+
 class Client(http.client.HTTPConnection):
     """A kept-alive connection to a port of the machine's."""
 
@@ -272,11 +283,7 @@ class Unit:
 
     def processes(self) -> set[int]:
         """The pids in its control group, as this process sees them."""
-        try:
-            path = self.machine.root / "sys/fs/cgroup/system.slice" / self.service / "cgroup.procs"
-            return set(map(int, path.read_text().split()))
-        except FileNotFoundError:
-            return set()
+        return in_group(self.machine.root / "sys/fs/cgroup/system.slice" / self.service)
 
     def wait_empty(self, deadline: float = DEADLINE) -> None:
         self.wait(lambda unit: not unit.processes(), f"an empty control group of {self.name}", deadline)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.harness import HELLO
-from tests.real.systemd.machine import CHECKOUT, UNITS, Machine, Unit
+from tests.real.systemd.machine import CHECKOUT, UNITS, Machine, Unit, in_group
 
 CONFIGURATION = """
 [listeners.http]
@@ -70,11 +71,7 @@ class Packaged(Unit):
         return f"clusterd@{self.name}.service"
 
     def processes(self) -> set[int]:
-        folder = self.machine.root / "sys/fs/cgroup/system.slice/system-clusterd.slice" / self.service
-        try:
-            return set(map(int, (folder / "cgroup.procs").read_text().split()))
-        except FileNotFoundError:
-            return set()
+        return in_group(self.machine.root / "sys/fs/cgroup/system.slice/system-clusterd.slice" / self.service)
 
 
 @pytest.fixture
@@ -95,6 +92,22 @@ def test_an_installed_service_starts_and_serves(shop: Packaged) -> None:
     said = shop.machine.run("clusterd", "status", "--name", "shop", env={"PYTHONPATH": ""}).stdout
     assert "running" in said
     assert "/usr/lib/clusterd/" in shop.machine.run("cat", f"/proc/{shop.main}/maps").stdout
+
+
+def test_the_packaged_socket_starts_its_service_and_its_connection_is_answered(installed: Machine) -> None:
+    installed.write("/etc/clusterd/door.toml", CONFIGURATION)
+    installed.write("/srv/shop/app.py", HELLO)
+    unit = Packaged(installed, "door")
+    installed.systemctl("start", "clusterd@door.socket")
+    assert unit.show("ActiveState") == ["inactive"]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(installed.root / "run/clusterd-door.sock"))
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert unit.show("ActiveState") == ["active"]
+    installed.systemctl("stop", "clusterd@door.socket", unit.service)
+    unit.wait_empty()
 
 
 def test_users_and_directories_are_there(installed: Machine) -> None:
