@@ -63,7 +63,6 @@ class ChildProcess(Peer):
             raise
         except OSError as error:
             # No such directory, no such interpreter: an event, as in Node, and never an exit.
-            self.exit_code = -(error.errno or 1)
             self._soon(self._not_started, error)
             return
         self.pid = program.pid
@@ -73,8 +72,9 @@ class ChildProcess(Peer):
         ]
 
     def _not_started(self, error: OSError) -> None:
+        self.exit_code = -(error.errno or 1)
         self.emit("error", error)
-        self._hung_up()
+        self._soon(self._hung_up)  # after `fork`
 
     @property
     def program(self) -> "Program | None":

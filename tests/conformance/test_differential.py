@@ -19,6 +19,7 @@ NODE = """
 const cluster = require('cluster'), net = require('net');
 const tell = (...what) => process.stdout.write(JSON.stringify(what) + '\\n');
 if (cluster.isPrimary) {
+  SETUP
   const worker = cluster.fork();
   const flag = () => worker.exitedAfterDisconnect === undefined ? null : worker.exitedAfterDisconnect;
   const is = () => [worker.id in cluster.workers, worker.isConnected(), worker.isDead()];
@@ -43,6 +44,7 @@ def tell(*what):
     say(*what)
 
 if cluster.is_primary:
+SETUP
     worker = cluster.fork()
     def now():
         return [worker.state, worker.exited_after_disconnect, worker.id in cluster.workers, worker.is_connected(),
@@ -126,10 +128,23 @@ def test_the_reference_is_the_pinned_one_and_not_the_machines() -> None:
     assert [said.strip()] == [f"v{version}" for version in pinned]
 
 
+SETUPS = {
+    "its directory is missing": (
+        "cluster.setupPrimary({cwd: '/nonexistent'});",
+        "    cluster.setup_primary(cwd='/nonexistent')",
+    ),
+}
+"""What is set before it is born, of the lives that this makes."""
+
+LIVES |= dict.fromkeys(SETUPS, (NOTHING, IDLE))
+
+
 @pytest.mark.parametrize("life", LIVES)
 def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> None:
     (node_primary, python_primary), (node_worker, python_worker) = LIVES[life]
-    (run_dir / "life.js").write_text(NODE.replace("PRIMARY", node_primary).replace("WORKER", node_worker))
+    node_setup, python_setup = SETUPS.get(life, NOTHING)
+    node = NODE.replace("SETUP", node_setup).replace("PRIMARY", node_primary).replace("WORKER", node_worker)
+    (run_dir / "life.js").write_text(node)
     theirs = subprocess.run(
         [str(shutil.which("node")), "life.js"],
         cwd=run_dir,
@@ -139,7 +154,8 @@ def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> 
         timeout=DEADLINE,
         check=True,
     )
-    ours = run(PYTHON.replace("PRIMARY", python_primary).replace("WORKER", python_worker), quiet="raises" not in life)
+    python = PYTHON.replace("SETUP", python_setup).replace("PRIMARY", python_primary).replace("WORKER", python_worker)
+    ours = run(python, quiet="raises" not in life)
     expected = [json.loads(line) for line in theirs.stdout.splitlines()]
     assert expected
     assert ours.said == expected
