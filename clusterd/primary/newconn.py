@@ -57,6 +57,7 @@ class Newconn:
         self._on_refused = on_refused
         self._flying: dict[int, Mail] = {}
         self._parked: asyncio.TimerHandle | None = None
+        self._most = self.limit  # may be on their way; none while it is parked
         self._closed = False
         self._settled = self._settle  # bound once, for it is passed with each
 
@@ -66,12 +67,12 @@ class Newconn:
 
     def queued(self) -> int:
         """How many it was handed and has not answered; as if it were full while it is parked."""
-        return self.limit if self._parked is not None else len(self._flying)
+        return len(self._flying) if self._most else self.limit
 
     @property
     def full(self) -> bool:
         """Whether the next ``post`` is certain to return ``FULL``."""
-        return self.queued() >= self.limit
+        return len(self._flying) >= self._most
 
     def post(self, payload: bytes, fd: int | None = None) -> Posted:
         """Hand over one connection. The descriptor is its own if it returns ``SENT``, else the caller's still."""
@@ -108,14 +109,14 @@ class Newconn:
             self.answered += 1
         else:
             if self._parked is None and not self._closed:
-                self._parked = self._loop.call_later(PARKED, self._unpark)
+                self._parked, self._most = self._loop.call_later(PARKED, self._unpark), 0
             self._on_refused(mail)
         if was_full:
             self._on_room()
         return was_full or not accepted
 
     def _unpark(self) -> None:
-        self._parked = None
+        self._parked, self._most = None, self.limit
         self._on_room()
 
     def take_back(self) -> list[Mail]:
@@ -128,7 +129,7 @@ class Newconn:
         self._closed = True
         if self._parked is not None:
             self._parked.cancel()
-            self._parked = None
+            self._parked, self._most = None, self.limit
 
 
 def _line(message: Mapping[str, object]) -> tuple[bytes, bytes]:
