@@ -22,7 +22,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(UNIT) -m "not slow" --hypothesis-profile=quick $(ARGS)
+	$(BIN)/python -m pytest $(UNIT) -m "not slow" --hypothesis-profile=quick -n auto --dist worksteal $(ARGS)
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.components --install --bench

@@ -122,6 +122,7 @@ VALUES = st.recursive(
 NAMES = [name for row in pm2_table.KEYS for name in row.theirs if "*" not in name]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6), min_size=1, max_size=3))
 @example([{"script": "a.js", "cwd": "\x08"}, {"script": "\x08"}])

@@ -20,6 +20,8 @@ from clusterd.config import open_config
 from clusterd.config.rules import needed_grace
 from tests import packaged_manifests
 
+pytestmark = pytest.mark.slow
+
 BASE = '[listeners.http]\naddress = "127.0.0.1:8000"\n\n[pools.web]\napp = "shop.asgi:app"\n'
 DEPLOY = packaged_manifests.DIRECTORY
 

@@ -21,6 +21,8 @@ from clusterd.errors import HostError
 from tests.real.harness import HELLO, Launcher, Service
 from tests.real.playground import last_words
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 20.0
 OTHER_UID = 12345
 

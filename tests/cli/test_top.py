@@ -19,6 +19,8 @@ from textual.widgets import DataTable
 from clusterd.cli.top import Page, Top
 from clusterd.errors import NotRunning, Refused
 
+pytestmark = pytest.mark.slow
+
 SCREENS = Path(__file__).parent / "screens"
 DEADLINE = 20.0
 

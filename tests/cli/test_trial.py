@@ -9,7 +9,7 @@ import pytest
 from clusterd.cli.trial import try_import
 from tests.procfs import wait_for
 
-pytestmark = pytest.mark.usefixtures("no_fd_leak")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_fd_leak")]
 
 
 def report(directory: Path, code: str, *, target: str = "shop:app", timeout: float = 30.0) -> str | None:

@@ -24,6 +24,7 @@ def problem_of(path: str) -> Problem:
     return problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "line", "message"),
     [
@@ -95,6 +96,7 @@ def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path) -> None:
     assert [(problem.line, problem.key) for problem in caught.value.problems] == [(2, "clusterd.nam"), (None, "pools")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -183,6 +183,7 @@ def test_a_key_is_at_the_line_where_it_is_written_first(text: str, path: Path, l
     assert index_lines(text).lines[path] == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,6 +11,8 @@ from clusterd.core.policy import OnGiveUp, PoolPolicy
 from tests.model.explore import Small, explore
 from tests.world import pool_policy, service_policy
 
+pytestmark = pytest.mark.slow
+
 HOLD, RELEASE = e.Hold("web", 0), e.Release("web", 0)
 UP, DOWN = e.Scale("web", 1), e.Scale("web", -1)
 STOP, NOW = e.Stop(), e.Stop(now=True)

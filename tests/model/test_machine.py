@@ -7,6 +7,7 @@ has ended, and ends when it is asked to.
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -15,6 +16,8 @@ from clusterd.core import events as e
 from clusterd.core.policy import OnGiveUp, PoolPolicy
 from tests.model.watched import Watched, behave, down_for_good, end, pool
 from tests.world import service_policy
+
+pytestmark = pytest.mark.slow
 
 MOST = 8
 

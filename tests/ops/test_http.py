@@ -136,6 +136,7 @@ def test_head_has_the_length_and_no_body(running: Running) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [

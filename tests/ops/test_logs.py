@@ -311,6 +311,7 @@ def test_a_line_that_is_an_object_is_passed_on_as_fields(fields: dict[str, Any],
     assert "text" not in record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["{}", "{not json}", '["a"]', '{"a": 1} trailing', '"text"', "{" * 5000 + "}" * 5000, '{"a": "\\ud800"}']
 )
@@ -337,6 +338,7 @@ def test_such_a_line_is_readable_on_the_console_and_flat_in_logfmt() -> None:
     assert "\x1b" not in flat
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists)))
 def test_whatever_object_a_worker_prints_every_format_writes_one_line(fields: dict[str, Any]) -> None:
     text = json.dumps(fields)

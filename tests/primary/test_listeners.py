@@ -20,7 +20,7 @@ from clusterd.primary.listeners import Listeners, Opened, open_all
 from clusterd.unix import mail
 from clusterd.unix.activation import Activation, Passed
 
-pytestmark = pytest.mark.usefixtures("no_fd_leak")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_fd_leak")]
 
 ABSTRACT = f"@clusterd-test-{os.getpid()}"
 

@@ -14,7 +14,7 @@ import pytest
 from clusterd.primary import stacks
 from clusterd.wire import stacks as wire
 
-pytestmark = pytest.mark.usefixtures("no_fd_leak")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_fd_leak")]
 
 DEADLINE = 20.0
 

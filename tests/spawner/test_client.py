@@ -95,6 +95,7 @@ def run(
     return asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [

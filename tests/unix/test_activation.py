@@ -23,6 +23,7 @@ def said(**variables: str) -> dict[str, str]:
     return {f"LISTEN_{name}": value for name, value in variables.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -53,6 +54,7 @@ def test_variables_of_another_process_are_ignored_and_that_is_said() -> None:
     assert environ == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
