@@ -28,8 +28,9 @@ from ..ops.metrics import Metrics
 from ..ops.probe import Probe
 from ..ops.rates import Rates
 from ..ops.status import About
-from ..primary import doors, kept, listeners, passed, state
-from ..primary.handover import Handover, SocketState
+from ..primary import doors, kept, listeners, passed, resuming, state
+from ..primary.handed import SocketState
+from ..primary.handover import Handover
 from ..primary.loop import Loop
 from ..primary.plans import plan
 from ..primary.service import Eyes, Primary
@@ -134,12 +135,12 @@ class Composition:
         self._kept = kept.Kept()
         self._opened = succession.opened(left, self._config)
         self._control, self._observed = self._own(left.control), self._own(left.observer)
-        self._monitoring = None if left.monitoring is None else succession.own(left.monitoring)[0]
+        self._monitoring = None if left.monitoring is None else resuming.own(left.monitoring)[0]
 
     def _own(self, state: SocketState | None) -> socket.socket | None:
         if state is None:
             return None
-        sock, bound = succession.own(state)
+        sock, bound = resuming.own(state)
         if bound is not None:
             self._bounds.append(bound)
         return sock

@@ -1,7 +1,6 @@
 """An upgrade in place, from the side of the new code: what was left is taken over, or the old code is gone back to."""
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +10,10 @@ from .. import config as configuration
 from ..config.load import Loaded
 from ..config.schema import Config
 from ..core.supervisor import Supervisor
-from ..errors import HostError
-from ..primary import bequest, handover
-from ..primary.handover import Handover, HandoverError, SocketState
+from ..primary import bequest, handover, resuming
+from ..primary.handover import Handover, HandoverError
 from ..primary.listeners import Opened
-from ..unix import cgroup, local
+from ..unix import cgroup
 
 #: Where this code's installation really is, found out before anybody changes links.
 _HOME = os.path.realpath(sys.prefix)
@@ -99,31 +97,15 @@ def in_force(left: Handover | None, read: Callable[[], Loaded]) -> Loaded:
 
 
 def opened(left: Handover, config: Config) -> dict[str, Opened]:
-    """The listening sockets, ours again."""
+    """The listening sockets, ours again.
+
+    Raises:
+        HandoverError, HostError: one is not there.
+    """
     missing = config.listeners.keys() - left.listeners.keys()
     if missing:
         raise HandoverError(f"nothing was left of listeners {', '.join(sorted(missing))}")
-    found = {}
-    for name in config.listeners:
-        sock, bound = own(left.listeners[name])
-        found[name] = Opened(sock, bound, left.listeners[name].inherited)
-    return found
-
-
-def own(state: SocketState) -> tuple[socket.socket, local.Bound | None]:
-    """A listening socket, and its file if it has one.
-
-    Raises:
-        HostError: it is not open.
-    """
-    try:
-        sock = socket.socket(fileno=state.fd)
-        sock.setblocking(False)
-    except OSError as error:
-        raise HostError(f"descriptor {state.fd} was left and is no socket: {error.strerror}") from None
-    if not state.path:
-        return sock, None
-    return sock, local.Bound(sock, state.path, (state.device, state.inode) if state.inode else None)
+    return {name: resuming.opened(left.listeners[name]) for name in config.listeners}
 
 
 def old_words() -> tuple[str, ...]:

@@ -153,7 +153,8 @@ class Upgrader:
         self._silent(True)
         opened: list[int] = []
         try:
-            _, left.caretaker = caretaker.fork(self._primary.listeners.dispatch.values())
+            queues = [*self._primary.listeners.open_queues(), *self._primary.children.scripts.dispatches()]
+            _, left.caretaker = caretaker.fork(queues)
             opened.append(left.caretaker)
             state = handover.write(left)
             opened.append(state)

@@ -16,6 +16,8 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
+from select import select
+from time import monotonic
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -38,6 +40,11 @@ SILENCE = 60.0
 every 15."""
 
 CHECKS = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}
+
+LOOK = 0.1
+"""Seconds between two looks at what a primary does that was upgraded while it was to answer."""
+
+VERDICT = ("generation", "verdict", "reason", "report", "took")
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -151,7 +158,32 @@ class Client:
             pool: this one alone.
             timeout: seconds to wait for the verdict; the reload goes on.
         """
-        return self._order("/v1/reload", {"pool": pool}, wait, timeout)
+        end = monotonic() + timeout
+        upgrades = self.status()["service"].get("upgrades", 0)
+        try:
+            return self._order("/v1/reload", {"pool": pool}, wait, timeout)
+        except (NotRunning, PeerError):  # whoever was to answer has perhaps become other code meanwhile
+            found = self._verdict_after(upgrades, end) if wait else None
+            if found is None:
+                raise
+            return found
+
+    def _verdict_after(self, upgrades: int, end: float) -> Document | None:
+        """How the reload ended that the primary was busy with when it was upgraded; ``None``: it was not upgraded."""
+        while True:
+            try:
+                status = self.status()
+                if status["service"].get("upgrades", 0) <= upgrades:
+                    return None
+                if status.get("reload") is None:
+                    ended = [one for one in self.events(last=500) if one.get("event") == "reload_ended"]
+                    return {name: ended[-1].get(name) for name in VERDICT} if ended else None
+            except TimedOut:
+                if monotonic() > end:
+                    raise
+            if monotonic() > end:
+                raise TimedOut(f"{self.socket_path}: no verdict in time; the reload goes on, `clusterd events` tells")
+            select([], [], [], LOOK)
 
     def verdict(self, *, timeout: float = 600.0) -> Document:
         """How the reload that is under way ends, else how the last one did: as :meth:`reload`, which begins one.

@@ -100,14 +100,18 @@ class Supervisor:
             reload=self._reloads.view(),
         )
 
-    def bereave(self) -> None:
-        """All zygotes have gone, through no fault of theirs: those that are needed are to be built anew."""
+    def bereave(self, but: Container[tuple[str, int]] = ()) -> None:
+        """All zygotes have gone, through no fault of theirs: those that are needed are to be built anew.
+
+        Args:
+            but: those that are still there, by pool and generation.
+        """
         for pool in self._pools.values():
             kept = {pool.generation, *([pool.candidate.generation] if pool.candidate is not None else [])}
             pool.zygotes = {
-                generation: Zygote(generation, had=zygote.had, row=zygote.row)
+                generation: zygote if lives else Zygote(generation, had=zygote.had, row=zygote.row)
                 for generation, zygote in pool.zygotes.items()
-                if generation in kept
+                if (lives := zygote.state is ZygoteState.ABSENT or (pool.name, generation) in but) or generation in kept
             }
 
     # -- events --------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Notify:
         view = self._source.view()
         if view.phase != "running":
             return  # the manager has been told that it stops
-        if not self._reloading:
+        if not self._reloading and fact.generation is None:
             self._reload()  # refused before it began: a manager that has asked for it waits to hear of it
         self._reloading = False
         if fact.verdict is not f.Verdict.PROMOTED:

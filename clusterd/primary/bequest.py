@@ -1,7 +1,8 @@
 """Both ends of a handover: what a running primary writes down of itself, and a new one made of that.
 
-Only a quiet primary is written down: with no fork on its way, nothing said to a worker and not yet written, nothing
-accepted and not yet handed on. It is quiet nearly always; what is under way takes milliseconds.
+Only a quiet primary is written down: with no fork on its way and no stacks being taken. It is quiet nearly always; what
+is under way takes milliseconds. What hangs on a worker may take for ever, and is written down as it stands: messages
+half sent, questions not answered, connections on their way.
 """
 
 import itertools
@@ -11,18 +12,22 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..config.schema import Config
 from ..core.commands import Spawn
 from ..core.facts import View
 from ..core.supervisor import Supervisor
 from ..unix import mail, scoreboard
+from ..unix.mail import Mail
 from ..unix.notified import Notified
 from ..wire import series
+from ..wire.suspended import Suspended, suspend
+from . import resuming, trials
 from .child import Child
 from .children import Children
 from .dispatch import Box, Dispatch
-from .handover import BoxState, ChildState, Handover, HandoverError, OutputState, SocketState
-from .listeners import Opened, Standing
+from .handed import BoxState, OutputState
+from .handover import ChildState, Handover, HandoverError
+from .hooks import Hooks
+from .listeners import Standing
 from .stacks import Stacks
 from .state import freeze, thaw
 
@@ -33,17 +38,9 @@ if TYPE_CHECKING:
 UNBORN = ("spawning", "cancelled")
 
 
-def why_not(config: Config, view: View) -> str:
+def why_not(view: View) -> str:
     """Why this primary cannot be replaced now, a sentence; empty if it can."""
-    if view.phase != "running":
-        return "the service is stopping"
-    if view.reload is not None:
-        return "a reload is under way; wait for its verdict"
-    other = [name for name, pool in config.pools.items() if not pool.app or pool.on_message]
-    if other:
-        named = ", ".join(other)
-        return f"pools of programs, or with one for their messages, cannot be handed on ({named}); restart the service"
-    return ""
+    return "" if view.phase == "running" else "the service is stopping"
 
 
 def is_quiet(view: View, executor: "Executor", children: Children, listeners: "Listeners") -> bool:
@@ -51,44 +48,41 @@ def is_quiet(view: View, executor: "Executor", children: Children, listeners: "L
     workers = [worker for pool in view.pools for worker in pool.workers]
     return (
         executor.quiet
+        and listeners.quiet
         and all(worker.state not in UNBORN for worker in workers)
-        and all(child.pid and child.talk.quiet and child.stacks.quiet for child in children.by_id.values())
-        and all(one.quiet for one in listeners.dispatch.values() if isinstance(one, Dispatch))
+        and all(child.pid and child.stacks.quiet for child in children.by_id.values())
     )
 
 
 # -- the one that leaves -----------------------------------------------------------------------------------------------
 
 
-def collect(supervisor: Supervisor, children: Children, listeners: "Listeners", generation: int) -> Handover:
+def collect(
+    supervisor: Supervisor,
+    executor: "Executor",
+    children: Children,
+    listeners: "Listeners",
+    hooks: Hooks,
+    generation: int,
+) -> Handover:
     """What there is to hand on of a primary that is quiet."""
+    left = Handover(core=freeze(supervisor), seq=next(children.seq), generation=generation)
+    named = trials.sockets(left, listeners)
     turns = {
-        (name, box.worker): place
-        for name, dispatch in listeners.dispatch.items()
-        if isinstance(dispatch, Dispatch)
-        for place, box in enumerate(dispatch.in_turn())
+        (key, worker): place
+        for key, one in listeners.keys().items()
+        if isinstance(one.queue, Dispatch)
+        for worker, place in resuming.turns(one.queue).items()
     }
-    return Handover(
-        core=freeze(supervisor),
-        children=tuple(_child(child, turns) for child in children.by_id.values()),
-        listeners={name: _socket(one.opened) for name, one in listeners.standing.items()},
-        seq=next(children.seq),
-        generation=generation,
-        reclaimed=tuple((*key, count) for key, count in children.reclaimed.items()),
-    )
+    left.children = tuple(_child(child, named, turns) for child in children.by_id.values())
+    left.zygotes, left.scripts, left.hooks = executor.describe(), children.scripts.describe(), hooks.describe()
+    left.reclaimed = tuple((*key, count) for key, count in children.reclaimed.items())
+    return left
 
 
-def _child(child: Child, turns: Mapping[tuple[str, int], int]) -> ChildState:
-    boxes = {
-        name: BoxState(
-            writing=box.outbox.fileno(),
-            reading=child.inboxes[name].fileno(),
-            handed=box.handed,
-            turn=turns.get((name, child.id), -1),
-            steal_after=box.steal_after,
-        )
-        for name, box in child.boxes.items()
-    }
+def _child(child: Child, keys: Mapping[int, str], turns: Mapping[tuple[str, int], int]) -> ChildState:
+    queues = {name: keys.get(id(queue), "") for name, queue in child.queues.items()}
+    own = {name: box for name, box in child.boxes.items() if name in child.inboxes}
     shared = [child.queues[name] for name in child.shared]
     return ChildState(
         id=child.id,
@@ -98,16 +92,20 @@ def _child(child: Child, turns: Mapping[tuple[str, int], int]) -> ChildState:
         pid=child.pid,
         pidfd=child.pidfd,
         channel=child.stream.fileno(),
-        unread=child.talk.channel.unread,
+        talk=suspend(child.talk, child.stream.unsent()),
         board=child.board.fd,
         stacks=child.stacks.fileno(),
-        boxes=boxes,
+        boxes={name: box.describe(turns.get((queues[name], child.id), -1)) for name, box in own.items()},
+        past=child.past | {name: box.handed for name, box in child.boxes.items() if name not in own},
+        queues={name: key for name, key in queues.items() if key != name},
         shared=child.shared,
         admitted=any(child.id in queue.workers for queue in shared if not isinstance(queue, Dispatch)),
         notified=-1 if child.notified is None else child.notified.fileno(),
         online=child.online,
         ready=child.ready,
         draining=child.draining,
+        killed=child.killed,
+        turned_ns=child.turned_ns,
         outputs=tuple(
             OutputState(fd=one.fileno(), stream=one.stream, partial=one.untold())
             for one in child.outputs
@@ -117,23 +115,11 @@ def _child(child: Child, turns: Mapping[tuple[str, int], int]) -> ChildState:
     )
 
 
-def _socket(opened: Opened) -> SocketState:
-    bound = opened.bound
-    device, inode = (bound.file if bound is not None else None) or (0, 0)
-    return SocketState(
-        fd=opened.sock.fileno(),
-        path=bound.path if bound is not None else "",
-        device=device,
-        inode=inode,
-        inherited=opened.inherited,
-    )
-
-
 # -- the one that comes ------------------------------------------------------------------------------------------------
 
 
 def rules(left: Handover, fresh: Supervisor) -> Supervisor:
-    """The rules where they stood; their zygotes are to be built anew.
+    """The rules where they stood; zygotes that were not left are to be built anew.
 
     Raises:
         StateError: this version does not understand them.
@@ -141,29 +127,43 @@ def rules(left: Handover, fresh: Supervisor) -> Supervisor:
     found = thaw(left.core, fresh)
     if not isinstance(found, Supervisor):
         raise HandoverError("the state of the running primary has no rules in it")
-    found.bereave()
+    found.bereave({(one.pool, one.generation) for one in left.zygotes})
     return found
 
 
 def adopt(left: Handover, children: Children, standing: Mapping[str, Standing]) -> None:
-    """Make the children of what was left; they are listened to from now on."""
+    """Make the children of what was left; they are listened to from now on.
+
+    Args:
+        standing: the listening sockets by key.
+    """
     children.seq = itertools.count(left.seq)
     children.reclaimed.update({(pool, reason): count for pool, reason, count in left.reclaimed})
+    children.scripts.adopt(left.scripts.pools)
     rotations: dict[str, list[tuple[int, Box]]] = {}
     for one in left.children:
         child = _adopted(one, children, standing)
         for name, state in one.boxes.items():
-            if state.turn >= 0 and name in child.queues:
-                rotations.setdefault(name, []).append((state.turn, child.boxes[name]))
+            if name in child.queues:
+                rotations.setdefault(one.queues.get(name, name), []).append((state.turn, child.boxes[name]))
         for name in one.shared:
             queue = child.queues.get(name)
             if one.admitted and queue is not None and not isinstance(queue, Dispatch):
                 queue.add(one.id)
-    for name, rotation in rotations.items():
-        dispatch = standing[name].queue
+    for key, rotation in rotations.items():
+        dispatch = standing[key].queue
         assert isinstance(dispatch, Dispatch)
-        for _, box in sorted(rotation, key=lambda entry: entry[0]):
-            dispatch.add(box)
+        resuming.rejoin(dispatch, rotation)
+    children.scripts.take_up(left.scripts, children.by_id)
+
+
+def begin(left: Handover, children: Children, standing: Mapping[str, Standing]) -> None:
+    """There is no way back any more: what was held is handed on."""
+    for key, state in {**left.listeners, **left.further}.items():
+        queue = standing[key].queue if key in standing else None
+        if isinstance(queue, Dispatch):
+            queue.reclaim([Mail(payload, fd, False) for payload, fd in state.held])
+    children.scripts.proceed(left.scripts, children.by_id)
 
 
 def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standing]) -> Child:
@@ -174,8 +174,9 @@ def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standin
     for name, state in one.boxes.items():
         inboxes[name] = mail.Inbox(state.reading)
         boxes[name] = Box(one.id, _outbox(state), inboxes[name], state.steal_after)
-        boxes[name].handed = state.handed
-    queues = {name: standing[name].queue for name in (*one.boxes, *one.shared) if name in standing}
+        boxes[name].take_up(state)
+    keys = {name: one.queues.get(name, name) for name in (*one.boxes, *one.shared)}
+    queues = {name: standing[key].queue for name, key in keys.items() if key in standing}
     for queue in queues.values():
         if isinstance(queue, Dispatch):
             queue.thief.on_steal = children.stolen
@@ -188,13 +189,14 @@ def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standin
         deque(one.last_lines, maxlen=children.crash_lines),
         Stacks(children.loop, one.stacks),
         queues,
+        one.talk or Suspended(unread=one.unread),
     )
-    child.shared = one.shared
+    child.shared, child.past = one.shared, one.past
     child.notified = Notified(one.notified) if one.notified >= 0 else None
     child.online, child.ready, child.draining = one.online, one.ready, one.draining
+    child.killed, child.turned_ns = one.killed, one.turned_ns
     for output in one.outputs:
         children.listen(child, output.fd, output.stream, output.partial)
-    child.talk.channel.feed(one.unread)
     children.adopt(child, one.pid, one.pidfd)
     return child
 

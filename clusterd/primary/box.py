@@ -4,6 +4,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ..unix.mail import Inbox, Outbox
+from .handed import BoxState
 
 if TYPE_CHECKING:
     from .newconn import Newconn
@@ -50,3 +51,21 @@ class Box:
         self.taken_at = 0.0
         self.robbed = False
         self.steal_after = steal_after if inbox is not None else 0.0
+
+    def describe(self, turn: int) -> BoxState:
+        """For a successor of this process; ``turn``: its place in the rotation, -1 is none."""
+        return BoxState(
+            writing=self.outbox.fileno(),
+            reading=-1 if self.inbox is None else self.inbox.fileno(),
+            handed=self.handed,
+            turn=turn,
+            steal_after=self.steal_after,
+            posted=tuple(self.posted),
+            taken_at=self.taken_at,
+            robbed=self.robbed,
+        )
+
+    def take_up(self, left: BoxState) -> None:
+        """Be what it was."""
+        self.handed, self.taken_at, self.robbed = left.handed, left.taken_at, left.robbed
+        self.posted.extend(left.posted)

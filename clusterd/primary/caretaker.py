@@ -48,11 +48,17 @@ def fork(queues: Iterable[Dispatch | Shared]) -> tuple[int, int]:
         try:
             os.close(writing)
             process.title("clusterd: caretaker")
-            _care([one for one in queues if isinstance(one, Dispatch) and one.sock.fileno() >= 0], reading)
+            _care([one for one in queues if isinstance(one, Dispatch) and _can_serve(one)], reading)
         finally:
             os._exit(0)
     os.close(reading)
     return pid, writing
+
+
+def _can_serve(dispatch: Dispatch) -> bool:
+    """Into mailboxes it can post; a worker without one is handed connections over its channel, which has one writer:
+    those wait in the kernel's queue for the successor."""
+    return dispatch.sock.fileno() >= 0 and any(box.fd >= 0 for box in dispatch.boxes)
 
 
 def _care(dispatches: Sequence[Dispatch], until: int) -> None:
@@ -75,7 +81,7 @@ class _Turn:
 
     def __init__(self, dispatch: Dispatch) -> None:
         self._sock = dispatch.sock
-        self._boxes = [box for box in dispatch.in_turn() if not box.robbed]
+        self._boxes = [box for box in dispatch.in_turn() if box.fd >= 0 and not box.robbed]
         self._next = 0
 
     def serve(self) -> bool:

@@ -30,6 +30,7 @@ class Child:
         queues: where its connections come from, by listener; those of the reload that it was born with.
         online: it has spoken on its channel; a program that has not knows of none.
         notified: where it says that it is ready, if it says it so (:mod:`.readiness`).
+        past: connections that it got from what it does not serve any more, by name.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Child:
     draining: bool = False
     killed: bool = False
     turned_ns: int = 0
+    past: dict[str, int] = field(default_factory=dict)
 
     def row(self) -> tuple[int, ...]:
         """The scoreboard as it is now. Untrusted."""
@@ -65,7 +67,7 @@ class Child:
     def handed(self) -> dict[str, int]:
         """Listener to the connections it got: of mailboxes our own count, of shared listeners its own. Untrusted."""
         accepted = {name: self.board.words[rows.ACCEPTED + number] for number, name in enumerate(self.shared)}
-        return accepted | {name: box.handed for name, box in self.boxes.items()}
+        return self.past | accepted | {name: box.handed for name, box in self.boxes.items()}
 
     def vital(self) -> e.Vital:
         """What it says of itself. Untrusted."""

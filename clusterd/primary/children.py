@@ -19,7 +19,8 @@ from ..wire import messages, reports, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
-from . import output
+from ..wire.suspended import Suspended
+from . import output, resuming
 from . import stacks as stack_files
 from .child import Child
 from .dispatch import Box, Dispatch
@@ -154,8 +155,9 @@ class Children:
         last_lines: deque[str],
         stacks: stack_files.Stacks,
         queues: dict[str, Dispatch | Shared],
+        left: Suspended | None = None,
     ) -> Child:
-        """A worker's record, with its channel open; the descriptors are its own from now on."""
+        """A worker's record, with its channel open (``left``: or taken up); the descriptors are its own from now on."""
         worker = command.worker
         talk = Conversation(
             Channel(seq=self.seq, max_line=MAX_LINE, max_queued=MAX_QUEUED),
@@ -165,6 +167,8 @@ class Children:
         stream = FdStream(
             self.loop, near, talk.data, lambda: self._hung_up(worker), limit=MAX_QUEUED, read_size=READ_SIZE
         )
+        if left is not None:
+            resuming.take_up(talk, stream, left)
         talk.attach(stream)
         child = Child(
             worker,
@@ -200,8 +204,7 @@ class Children:
 
     def born(self, worker: int, pid: int, fd: int) -> None:
         """The zygote has forked it: it may go, now that its end cannot escape us."""
-        child = self.by_id.get(worker)
-        if child is None:
+        if (child := self.by_id.get(worker)) is None:
             os.close(fd)
             return
         self.adopt(child, pid, fd)
@@ -212,8 +215,7 @@ class Children:
 
     def unborn(self, worker: int) -> None:
         """It was not forked: what was made for it is closed."""
-        child = self.by_id.pop(worker, None)
-        if child is not None:
+        if (child := self.by_id.pop(worker, None)) is not None:
             child.release()
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -253,8 +255,7 @@ class Children:
 
     def script_ready(self, worker: int) -> None:
         """A worker of a script pool has said in some way that it is ready."""
-        child = self.by_id.get(worker)
-        if child is not None and not child.ready and not child.draining:
+        if (child := self.by_id.get(worker)) is not None and not child.ready and not child.draining:
             child.ready = True
             self._report(e.Ready(worker))
 
@@ -315,8 +316,7 @@ class Children:
 
     def kill(self, worker: int) -> bool:
         """SIGKILL to it and its process group; false if it is not known or not born."""
-        child = self.by_id.get(worker)
-        if child is None or child.pidfd < 0:
+        if (child := self.by_id.get(worker)) is None or child.pidfd < 0:
             return False
         child.killed = True
         pidfd.kill_group(child.pid)  # not reaped yet, so the number is still its own
@@ -341,8 +341,7 @@ class Children:
 
         It stops nothing, and takes a second where the interpreter cannot be had (:mod:`.stacks`).
         """
-        child = self.by_id.get(worker)
-        if child is None or child.pidfd < 0:
+        if (child := self.by_id.get(worker)) is None or child.pidfd < 0:
             return False
         child.stacks.ask(child.pidfd, done)
         return True

@@ -110,9 +110,9 @@ class Dispatch:
         return [*self._boxes[self._next :], *self._boxes[: self._next]]
 
     @property
-    def quiet(self) -> bool:
-        """Nothing is held that was accepted, and nobody closes it."""
-        return not self._held and self._closed is None
+    def held(self) -> tuple[tuple[bytes, int], ...]:
+        """What was accepted and handed to nobody yet, oldest first; it stays here."""
+        return tuple(self._held)
 
     def remove(self, worker: int) -> None:
         """The worker is handed nothing more."""

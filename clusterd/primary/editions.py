@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..config.schema import Pool
 from ..spawner.client import Plan
 from .listeners import Standing
 
@@ -22,6 +23,11 @@ class Edition:
     steal_after: float
 
 
+def edition(plan: Plan, pool: Pool, standing: Mapping[str, Standing]) -> Edition:
+    """A pool's generation: how it is started, and what it serves of the listeners that there are."""
+    return Edition(plan, {name: standing[name] for name in pool.listeners}, pool.steal_after)
+
+
 class Editions:
     """All editions, by pool and generation."""
 
@@ -31,6 +37,17 @@ class Editions:
     def add(self, pool: str, generation: int, edition: Edition) -> None:
         """A generation that is to be, or may come to be."""
         self._editions[pool, generation] = edition
+
+    def get(self, pool: str, generation: int) -> Edition | None:
+        """One of them, if there is such."""
+        return self._editions.get((pool, generation))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._editions
+
+    def of(self, generation: int) -> dict[str, Edition]:
+        """What a generation brings, by pool."""
+        return {pool: one for (pool, number), one in self._editions.items() if number == generation}
 
     def __getitem__(self, key: tuple[str, int]) -> Edition:
         return self._editions[key]

@@ -10,10 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from ..config.load import Loaded
-from ..config.schema import Config
+from ..config.schema import Config, Pool
 from ..errors import ClusterdError
+from ..spawner.client import Left
 from ..unix import memfile
+from ..wire.suspended import Suspended
 from ..wire.tls import Material
+from .handed import BoxState, Holds, OutputState, ServerState, SocketState, united
 
 VERSION: Final = 2
 """Of the document. A successor reads its own and older ones."""
@@ -30,26 +33,15 @@ class HandoverError(ClusterdError):
     """The state of a running primary cannot be handed on, or not be taken over."""
 
 
-class BoxState(msgspec.Struct, omit_defaults=True):
-    """A mailbox: both of its ends, and its place in its listener's rotation, -1 if not in it; 0 is the next in turn."""
-
-    writing: int
-    reading: int
-    handed: int = 0
-    turn: int = -1
-    steal_after: float = 0.0
-
-
-class OutputState(msgspec.Struct, omit_defaults=True):
-    """A pipe that a worker prints to, and the beginning of a line that has been read."""
-
-    fd: int
-    stream: str
-    partial: bytes = b""
-
-
 class ChildState(msgspec.Struct, omit_defaults=True):
-    """A worker's process."""
+    """A worker's process.
+
+    Attributes:
+        unread: in the place of ``talk`` where the first version wrote it.
+        boxes: its mailboxes; those of servers that it has asked for are in their seats.
+        past: connections that it got from servers that it does not serve any more.
+        queues: the key of each listener whose key is not its name; empty: it is closed.
+    """
 
     id: int
     pool: str
@@ -61,35 +53,106 @@ class ChildState(msgspec.Struct, omit_defaults=True):
     board: int
     stacks: int
     unread: bytes = b""
+    talk: Suspended | None = None
     boxes: dict[str, BoxState] = {}
+    past: dict[str, int] = {}
+    queues: dict[str, str] = {}
     shared: tuple[str, ...] = ()
     admitted: bool = False
     notified: int = -1
     online: bool = True
     ready: bool = False
     draining: bool = False
+    killed: bool = False
+    turned_ns: int = 0
     outputs: tuple[OutputState, ...] = ()
     last_lines: tuple[str, ...] = ()
 
+    def descriptors(self) -> set[int]:
+        """All that have to stay open."""
+        found = {
+            self.pidfd,
+            self.channel,
+            self.board,
+            self.stacks,
+            self.notified,
+            *(output.fd for output in self.outputs),
+        }
+        found |= {fd for box in self.boxes.values() for fd in (box.writing, box.reading)}
+        return found | (self.talk.descriptors() if self.talk is not None else set())
 
-class SocketState(msgspec.Struct, omit_defaults=True):
-    """A listening socket, and of a unix socket its file.
+
+class ScriptsState(msgspec.Struct, omit_defaults=True):
+    """What is done for script pools.
 
     Attributes:
-        inherited: the service manager holds it too.
+        pools: their configurations, also of those that a reload tries out or has taken away.
+        servers: by pool.
+        asked: the workers that have been asked to go.
+        felt: those that are asked for signs of life.
     """
 
-    fd: int
-    path: str = ""
-    device: int = 0
-    inode: int = 0
-    inherited: bool = False
+    pools: dict[str, Pool] = {}
+    servers: dict[str, tuple[ServerState, ...]] = {}
+    asked: tuple[int, ...] = ()
+    felt: tuple[int, ...] = ()
+
+    def descriptors(self) -> set[int]:
+        """All that have to stay open."""
+        return united(server.descriptors() for servers in self.servers.values() for server in servers)
+
+
+class HookState(msgspec.Struct, omit_defaults=True):
+    """A pool's ``on_message``: its process, if there is one, and when there may be another."""
+
+    target: str
+    pid: int = 0
+    pidfd: int = -1
+    channel: int = -1
+    talk: Suspended | None = None
+    delay: float = 0.0
+    began: float = 0.0
+    not_before: float = 0.0
+    dropped: bool = False
+
+    def descriptors(self) -> set[int]:
+        """All that have to stay open."""
+        return {self.pidfd, self.channel} | (self.talk.descriptors() if self.talk is not None else set())
+
+
+class ZygoteState(msgspec.Struct, omit_defaults=True):
+    """A zygote's process, its pipes, and the last lines that it has printed."""
+
+    pool: str
+    generation: int
+    process: Left
+    outputs: tuple[OutputState, ...] = ()
+    last_lines: tuple[str, ...] = ()
+
+    def descriptors(self) -> set[int]:
+        """All that have to stay open."""
+        return {self.process.pidfd, self.process.control, *(output.fd for output in self.outputs)}
+
+
+class TrialState(msgspec.Struct, omit_defaults=True):
+    """What a reload is trying out.
+
+    Attributes:
+        config: what is to be in force.
+        tls: as of a handover, by pool: those that get the generation.
+        listeners: by name, the key of each (see ``further``).
+    """
+
+    config: Config | None = None
+    tls: dict[str, dict[str, Material]] = {}
+    listeners: dict[str, str] = {}
 
 
 class Handover(msgspec.Struct, omit_defaults=True):
     """The whole.
 
     Attributes:
+        version: of the document, set when it is written. What is not said is 1, which never said it.
         clusterd: the version that wrote it.
         pid: whose it is.
         config_sha256: of the configuration that is in force.
@@ -99,7 +162,14 @@ class Handover(msgspec.Struct, omit_defaults=True):
         tls: what the files of certificates and keys held when they were read, by pool and listener.
         core: the rules' state (:mod:`.state`).
         books: what observers have counted, by name (:mod:`.state`).
-        listeners: by name.
+        zygotes: all that live.
+        listeners: by name, which is their key too.
+        further: other listening sockets, by a key: those that a reload has brought or taken away.
+        trials: by generation.
+        leaving: the key of each that a reload has taken away, with the generation that did.
+        refused: pools whose code on disk a reload has found to be no good.
+        scripts: the servers of script pools.
+        hooks: by pool.
         control, observer, monitoring: the primary's own sockets.
         seq: the number of the next message on a channel.
         generation: the last that was used.
@@ -113,7 +183,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
         tried: a successor has failed with it already.
     """
 
-    version: int = VERSION
+    version: int = 1
     clusterd: str = ""
     pid: int = 0
     config_sha256: str = ""
@@ -124,7 +194,14 @@ class Handover(msgspec.Struct, omit_defaults=True):
     core: Any = None
     books: dict[str, Any] = {}
     children: tuple[ChildState, ...] = ()
+    zygotes: tuple[ZygoteState, ...] = ()
     listeners: dict[str, SocketState] = {}
+    further: dict[str, SocketState] = {}
+    trials: dict[int, TrialState] = {}
+    leaving: dict[str, int] = {}
+    refused: tuple[str, ...] = ()
+    scripts: ScriptsState = msgspec.field(default_factory=ScriptsState)
+    hooks: dict[str, HookState] = {}
     control: SocketState | None = None
     observer: SocketState | None = None
     monitoring: SocketState | None = None
@@ -141,13 +218,10 @@ class Handover(msgspec.Struct, omit_defaults=True):
 
     def descriptors(self) -> set[int]:
         """All that have to stay open."""
-        found = {one.fd for one in self.listeners.values()}
-        found |= {one.fd for one in (self.control, self.observer, self.monitoring) if one is not None}
-        for child in self.children:
-            found |= {child.pidfd, child.channel, child.board, child.stacks, child.notified}
-            found |= {fd for box in child.boxes.values() for fd in (box.writing, box.reading)}
-            found |= {output.fd for output in child.outputs}
-        return found - {-1}
+        own = [one for one in (self.control, self.observer, self.monitoring) if one is not None]
+        parts: list[Holds] = [*own, *self.listeners.values(), *self.further.values(), *self.children, *self.zygotes]
+        parts += [self.scripts, *self.hooks.values()]
+        return united(part.descriptors() for part in parts) - {-1}
 
 
 def write(handover: Handover) -> int:
@@ -157,6 +231,7 @@ def write(handover: Handover) -> int:
         HandoverError: there is a name in it that is no text.
         OSError: EMFILE, ENFILE or ENOMEM.
     """
+    handover.version = VERSION
     try:
         document = msgspec.msgpack.encode(handover)
     except UnicodeEncodeError as error:

@@ -21,6 +21,9 @@ from ..unix import pidfd, spawn
 from ..unix.stream import FdStream
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
+from ..wire.suspended import Suspended, suspend
+from . import resuming
+from .handover import HookState
 
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 30.0
@@ -61,6 +64,7 @@ class Hook:
         self._warn = warn
         self._pidfd = -1
         self._talk: Conversation | None = None
+        self._stream: FdStream | None = None
         self._delay = FIRST_DELAY
         self._began = 0.0
         self._not_before = 0.0
@@ -77,6 +81,27 @@ class Hook:
             return
         self._dropped = False
         self._talk.send({"worker": worker, "pool": pool, "slot": slot, "message": message})
+
+    def describe(self) -> HookState:
+        """For a successor of this process."""
+        left = HookState(
+            self.target,
+            delay=self._delay,
+            began=self._began,
+            not_before=self._not_before,
+            dropped=self._dropped,
+        )
+        if self._talk is not None and self._stream is not None:
+            left.pid, left.pidfd, left.channel = self.pid, self._pidfd, self._stream.fileno()
+            left.talk = suspend(self._talk, self._stream.unsent())
+        return left
+
+    def take_up(self, left: HookState) -> None:
+        """Its process lives already, if it has one."""
+        self._delay, self._began = left.delay, left.began
+        self._not_before, self._dropped = left.not_before, left.dropped
+        if left.talk is not None:
+            self._listen(left.pid, left.pidfd, socket.socket(fileno=left.channel), left.talk)
 
     def _start(self) -> None:
         plan = self._plan()
@@ -97,12 +122,18 @@ class Hook:
                 self._warn(f"on_message {self.target} cannot be started: {error}")
                 self._wait()
                 return
-        self.pid, self._pidfd = child
         self._began = self._loop.time()
+        self._listen(*child, near)
+
+    def _listen(self, pid: int, fd: int, near: socket.socket, left: Suspended | None = None) -> None:
+        self.pid, self._pidfd = pid, fd
         talk = self._talk = Conversation(
             Channel(max_line=MAX_LINE, max_queued=MAX_QUEUED), self._heard, lambda error: self._kill()
         )
-        talk.attach(FdStream(self._loop, near, talk.data, self._kill, limit=MAX_QUEUED))
+        stream = self._stream = FdStream(self._loop, near, talk.data, self._kill, limit=MAX_QUEUED)
+        if left is not None:
+            resuming.take_up(talk, stream, left)
+        talk.attach(stream)
         self._loop.add_reader(self._pidfd, self._ended)
 
     def _heard(self, received: Received) -> None:
@@ -193,6 +224,16 @@ class Hooks:
         hook = self._hooks.get(pool)
         if hook is not None:
             hook.give(worker, pool, slot, message)
+
+    def describe(self) -> dict[str, HookState]:
+        """All of them, for a successor of this process."""
+        return {pool: hook.describe() for pool, hook in self._hooks.items()}
+
+    def take_up(self, left: Mapping[str, HookState]) -> None:
+        """Those of a predecessor go on."""
+        for pool, state in left.items():
+            if pool in self._hooks:
+                self._hooks[pool].take_up(state)
 
     def pids(self) -> set[int]:
         """The pids of those that run."""

@@ -108,6 +108,15 @@ def _sockname(sock: socket.socket) -> tuple[str, int]:
     return (name[0], name[1]) if isinstance(name, tuple) else (passed.path(name), -1)
 
 
+def _queue(sock: socket.socket) -> tuple[int | None, int | None]:
+    if sock.fileno() < 0:
+        return 0, 0
+    try:
+        return sockets.accept_queue(sock.fileno())
+    except OSError:
+        return None, None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
     """One listening socket that is served, or is about to be.
@@ -148,7 +157,7 @@ class Listeners:
             name: self._stand(name, one, name in shared, declared.get(name)) for name, one in opened.items()
         }
         self._tried: dict[int, dict[str, Standing]] = {}  # by generation
-        self._leaving: set[Standing] = set()
+        self._leaving: dict[Standing, int] = {}  # the generation that has taken each away
 
     def _stand(self, name: str, one: Opened, shared: bool, declared: Listener | None) -> Standing:
         queue: Dispatch | Shared
@@ -172,6 +181,10 @@ class Listeners:
     def socknames(self) -> dict[str, tuple[str, int]]:
         """Host and port of each; of a unix socket its path and -1."""
         return {name: one.sockname for name, one in self.standing.items()}
+
+    def queues(self) -> list[tuple[str, str, int | None, int | None]]:
+        """Name, address, connections in the kernel's queue and its bound, of each; ``None`` is untold."""
+        return [(name, one.address, *_queue(one.queue.sock)) for name, one in self.standing.items()]
 
     # -- reloads -------------------------------------------------------------------------------------------------
 
@@ -234,8 +247,71 @@ class Listeners:
             id(one.queue) for one in [*self.standing.values(), *(o for t in self._tried.values() for o in t.values())]
         }
         rest = {id(one.queue): one for one in [*before.values(), *tried.values()] if id(one.queue) not in kept}
-        self._leaving |= {*rest.values()}
+        self._leaving |= dict.fromkeys(rest.values(), generation)
         self._close([*rest.values()], True, done)
+
+    # -- a successor of this process -----------------------------------------------------------------------------
+
+    def keys(self) -> dict[str, Standing]:
+        """Every socket once, by a key: its name, or what is no name for one that a reload has brought or taken away."""
+        found = {id(one.queue): (name, one) for name, one in reversed(self.standing.items())}
+        for number, one in enumerate([*self._trying(), *self._leaving]):
+            found.setdefault(id(one.queue), (f"{number}:{one.queue.name}", one))
+        return dict(found.values())
+
+    def open_queues(self) -> list[Dispatch | Shared]:
+        """Whose connections are handed on; those that are being closed take none any more."""
+        return [one.queue for one in self.keys().values() if one not in self._leaving]
+
+    @property
+    def tried(self) -> Mapping[int, Mapping[str, Standing]]:
+        """Those of generations that have no verdict yet."""
+        return self._tried
+
+    @property
+    def leaving(self) -> Mapping[Standing, int]:
+        """Those that are being closed, each with the generation that has taken it away."""
+        return self._leaving
+
+    @property
+    def quiet(self) -> bool:
+        """None has just been closed, which somebody has yet to be told."""
+        return all(one.queue.sock.fileno() >= 0 for one in self._leaving)
+
+    def take_up(
+        self,
+        further: Mapping[str, tuple[Opened, str, bool]],
+        tried: Mapping[int, Mapping[str, str]],
+        declared: Mapping[int, Mapping[str, Listener]],
+        leaving: Mapping[str, int],
+    ) -> dict[str, Standing]:
+        """Those of a predecessor of this process that are not in force.
+
+        Args:
+            further: by key: the socket, the name of who hands its connections on, and whether workers accept.
+            tried: by generation: the key of each, by name.
+            declared: by generation: their configurations.
+            leaving: by key, with the generation that has taken it away; they go on closing by :meth:`go_on_closing`.
+
+        Returns:
+            All of them, and those in force, by key.
+        """
+        found = {key: self._stand(name, one, shared, None) for key, (one, name, shared) in further.items()}
+        found |= self.standing
+        for generation, keys in tried.items():
+            self._tried[generation] = {}
+            for name, key in keys.items():
+                one = found[key]
+                same = Standing(one.opened, one.queue, declared[generation][name], one.address, one.sockname)
+                self._tried[generation][name] = same
+        self._leaving |= {found[key]: generation for key, generation in leaving.items()}
+        return found
+
+    def go_on_closing(self, done: Callable[[int], None]) -> None:
+        """Close what a predecessor has begun to close; ``done`` is called with each generation of which that is all."""
+        for generation in {*self._leaving.values()}:
+            own = [one for one, number in self._leaving.items() if number == generation]
+            self._close(own, True, lambda generation=generation: done(generation))  # type: ignore[misc]
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -259,7 +335,7 @@ class Listeners:
             return
 
         def closed(one: Standing) -> None:
-            self._leaving.discard(one)
+            self._leaving.pop(one, None)
             waiting.discard(id(one.queue))
             if not waiting:
                 done()

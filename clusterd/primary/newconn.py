@@ -16,6 +16,7 @@ from ..wire import messages
 from ..wire.channel import NATIVE, Received
 from ..wire.conversation import Conversation
 from ..wire.lines import encode
+from .handed import NewconnState
 
 PARKED: Final = 0.05
 """Seconds that a worker which has refused is handed nothing: it says ``accepted: false`` while it is full, and never
@@ -114,6 +115,18 @@ class Newconn:
         if was_full:
             self._on_room()
         return was_full or not accepted
+
+    def describe(self) -> NewconnState:
+        """For a successor of this process."""
+        flying = [(seq, mail.payload, mail.fd) for seq, mail in self._flying.items() if mail.fd is not None]
+        return NewconnState(self.answered, tuple(flying))
+
+    def take_up(self, left: NewconnState) -> None:
+        """What was handed over by a predecessor is answered here."""
+        self.answered = left.answered
+        for seq, payload, fd in left.flying:
+            self._flying[seq] = Mail(payload, fd, False)
+            self._talk.expect(seq, self._settled)
 
     def _unpark(self) -> None:
         self._parked, self._most = None, self.limit

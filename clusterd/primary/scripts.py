@@ -15,11 +15,13 @@ from typing import Final, Protocol
 
 from ..config.schema import Pool
 from ..errors import PeerError
+from ..unix.mail import Mail
 from ..unix.notified import Notified
 from ..wire import messages
 from ..wire.channel import Received
 from ..wire.conversation import Conversation
-from .dispatch import Box
+from .dispatch import Box, Dispatch
+from .handover import ScriptsState
 from .readiness import Readiness
 from .sharing import Member, Sharing
 
@@ -95,6 +97,7 @@ class Scripts:
         self._asked: set[int] = set()
         self._pulses: dict[int, asyncio.TimerHandle] = {}
         self._readiness = Readiness(loop, on_ready)
+        self._felt_workers: set[int] = set()
         self.adopt(pools)
 
     def adopt(self, pools: Mapping[str, Pool]) -> None:
@@ -176,6 +179,41 @@ class Scripts:
         servers = self._sharing[worker.pool].servers.values()
         return next((server.key for server in servers if worker.id in server.seats), None)
 
+    # -- a successor of this process -----------------------------------------------------------------------------
+
+    def dispatches(self) -> list[Dispatch]:
+        """All that hand connections over."""
+        servers = [server for sharing in self._sharing.values() for server in sharing.servers.values()]
+        return [server.dispatch for server in servers if server.dispatch is not None]
+
+    def describe(self) -> ScriptsState:
+        """All of it, for a successor."""
+        return ScriptsState(
+            dict(self._pools),
+            {pool: sharing.describe() for pool, sharing in self._sharing.items()},
+            tuple(self._asked),
+            tuple(self._felt_workers),
+        )
+
+    def take_up(self, left: ScriptsState, workers: Mapping[int, Worker]) -> None:
+        """Go on where a predecessor of this process has left it."""
+        self.adopt(left.pools)
+        self._asked.update(left.asked)
+        for pool, servers in left.servers.items():
+            talks = {worker.id: worker.talk for worker in workers.values() if worker.pool == pool}
+            for worker, boxes in self._sharing[pool].take_up(servers, talks).items():
+                workers[worker].boxes.update(boxes)
+
+    def proceed(self, left: ScriptsState, workers: Mapping[int, Worker]) -> None:
+        """The predecessor is gone for good: what it held is handed on, and workers are asked whether they turn."""
+        for worker in left.felt:
+            self._feel(workers[worker])
+        for pool, servers in left.servers.items():
+            for one in servers:
+                dispatch = self._sharing[pool].servers[one.key].dispatch
+                if dispatch is not None:
+                    dispatch.reclaim([Mail(payload, fd, False) for payload, fd in one.sock.held])
+
     # -- the end of one ------------------------------------------------------------------------------------------
 
     def drain(self, worker: Worker) -> bool:
@@ -199,6 +237,7 @@ class Scripts:
         self._sharing[worker.pool].leave(worker.id, gone=True)
         self._readiness.end(worker)
         self._asked.discard(worker.id)
+        self._felt_workers.discard(worker.id)
         pulse = self._pulses.pop(worker.id, None)
         if pulse is not None:
             pulse.cancel()
@@ -234,6 +273,7 @@ class Scripts:
     def _feel(self, worker: Worker) -> None:
         """Ask a Node worker for a sign of life; the next question comes with its answer."""
         self._pulses.pop(worker.id, None)
+        self._felt_workers.add(worker.id)
         near, far = socket.socketpair()
         far.close()
         worker.talk.ask(messages.newconn(NOBODY), lambda answer: self._felt(worker, answer), near.detach())

@@ -1,33 +1,30 @@
 """The primary put together: rules, pump, executor, children, listeners and doors of one service, on one event loop."""
 
 import asyncio
-import os
 import signal
-import socket
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config.schema import Config, Pool
-from ..core.events import Event, Reload, ReloadRefused, Scale, Start, Tick
-from ..core.facts import Fact, View
+from ..config.schema import Config
+from ..core.events import Event, Reload, ReloadRefused, Scale, Settled, Start, Tick
+from ..core.facts import Fact, View, ZygoteIsReady
 from ..core.policy import ServicePolicy
 from ..core.supervisor import Supervisor
 from ..spawner.client import Plan
-from ..unix import process, sockets
+from ..unix import process
 from ..wire.reports import Collected, SlowRequest
-from . import bequest, doors, output
+from . import bequest, doors, trials
 from .children import Children
-from .editions import Edition, Editions
+from .editions import Editions, edition
 from .executor import Executor
 from .guard import Watch
 from .handover import Handover
 from .hooks import Hooks
 from .listeners import Listeners, Opened, Standing
 from .plans import shared
+from .printed import Printed
 from .pump import Pump
 from .saturation import saturation
 from .scripts import Scripts
@@ -94,7 +91,7 @@ class Primary:
         left: Handover | None = None,
     ) -> None:
         process.set_child_subreaper()
-        self._takes_over = left is not None
+        self._left = left
         self._first_pool = policy.pools[0].name
         self._loop = loop
         self._config = config
@@ -102,7 +99,6 @@ class Primary:
         self._exit: asyncio.Future[int] = loop.create_future()
         self._beat_at = loop.time()
         self._beat: asyncio.TimerHandle | None = None
-        self._zygote_outputs: dict[tuple[str, int], list[output.Output]] = {}
         self._generation = 1 if left is None else left.generation
         self._tried: dict[int, Config] = {}
         self._editions = Editions()
@@ -116,7 +112,12 @@ class Primary:
         for name, pool in config.pools.items():
             number = generations[name]
             plan = replace(plans[name], load=replace(plans[name].load, generation=number))
-            self._editions.add(name, number, _edition(plan, pool, self.listeners.standing))
+            self._editions.add(name, number, edition(plan, pool, self.listeners.standing))
+        self._refused: set[str] = set()  # pools whose code on disk a reload has found to be no good
+        self._sockets: Mapping[str, Standing] = self.listeners.standing
+        if left is not None:
+            self._refused.update(left.refused)
+            self._sockets = trials.take_up(left, self._tried, self._editions, self.listeners)
         self.children = Children(
             loop,
             self._report,
@@ -143,14 +144,16 @@ class Primary:
             children=self.children,
             listeners=self.listeners,
             report=self._report,
-            zygote_output=self._zygote_output,
-            zygote_words=self._zygote_words,
+            printed=self._printed,
             on_warning=lambda pool, sentence: eyes.warn("preload_unsafe", sentence, pool=pool),
+            on_renewed=self._renewed,
             on_settle=self._settle,
             on_exit=lambda code, reason: self._exit.set_result(code),
         )
         if left is not None:
-            bequest.adopt(left, self.children, self.listeners.standing)
+            bequest.adopt(left, self.children, self._sockets)
+            self._executor.take_up(left.zygotes)
+            self._hooks.take_up(left.hooks)
         self._pump = Pump(loop, self.supervisor, self._executor, eyes.facts)
         self.helpers: set[int] = set()  # children that the composition has started, and reaps
         self._orphans = Orphans(
@@ -172,7 +175,10 @@ class Primary:
         """Serve until the end; returns the exit code."""
         doors.open_all(self._loop, self._report, self._other_signal)
         self._turn()
-        self._pump.feed(Tick() if self._takes_over else Start())
+        left, self._left = self._left, None
+        if left is not None:
+            self._begin(left)
+        self._pump.feed(Start() if left is None else Tick())
         self._watch.start()
         try:
             return await self._exit
@@ -219,7 +225,7 @@ class Primary:
         """
         standing = self.listeners.extend(generation, config.listeners, shared(config))
         for name, plan in plans.items():
-            self._editions.add(name, generation, _edition(plan, config.pools[name], standing))
+            self._editions.add(name, generation, edition(plan, config.pools[name], standing))
         self._tried[generation] = config
         self.children.scripts.adopt(config.pools)
         self._report(Reload(generation, policy, frozenset(plans)))
@@ -241,6 +247,8 @@ class Primary:
 
     def _settle(self, generation: int, promoted: bool, done: Callable[[], None]) -> None:
         config = self._tried.pop(generation)
+        renewed = {*self._editions.of(generation)}
+        self._refused = self._refused - renewed if promoted else self._refused | renewed
         if promoted:
             self._config = config
             self._first_pool = next(iter(config.pools))
@@ -248,6 +256,10 @@ class Primary:
         self._hooks.adopt(self._config.pools)
         self._editions.settle(generation, promoted, self._config.pools)
         self.listeners.settle(generation, promoted, done)
+        self._hurry_later()
+        self._renew()
+
+    def _hurry_later(self) -> None:
         allowed = self._config.shutdown.drain_timeout or SETTLE_WITHIN
         self._loop.call_later(min(allowed, SETTLE_WITHIN), self.listeners.hurry)
 
@@ -255,7 +267,7 @@ class Primary:
 
     def why_no_upgrade(self) -> str:
         """Why this primary's code cannot be replaced now; empty if it can."""
-        return bequest.why_not(self._config, self.view())
+        return bequest.why_not(self.view())
 
     def quiet(self) -> bool:
         """Nothing is under way that could not be handed on."""
@@ -263,14 +275,36 @@ class Primary:
 
     def handover(self) -> Handover:
         """What there is to hand on of a quiet primary, apart from what the composition adds."""
-        left = bequest.collect(self.supervisor, self.children, self.listeners, self._generation)
-        left.config = self._config
-        left.tls = {pool: dict(self._editions.plan(pool).tls) for pool in self._config.pools}
+        left = bequest.collect(
+            self.supervisor, self._executor, self.children, self.listeners, self._hooks, self._generation
+        )
+        trials.describe(left, self.view(), self._config, self._tried, self._editions)
+        left.refused = tuple(self._refused)
         return left
 
     def bury(self) -> None:
-        """End the zygotes: this process is about to be another program."""
+        """This process is about to be another program."""
         self._executor.bury()
+
+    def _begin(self, left: Handover) -> None:
+        """There is no way back any more."""
+        bequest.begin(left, self.children, self._sockets)
+        self.listeners.go_on_closing(lambda generation: self._report(Settled(generation)))
+        self._hurry_later()
+        self._renew()
+
+    def _renew(self) -> None:
+        """Build anew what zygotes another version of this code has started, unless a reload has yet to find out whether
+        what they would import is any good."""
+        if not self._tried:
+            self._executor.renew(self._refused)
+
+    def _renewed(self, pool: str, generation: int, preloaded: bool, took: float, report: str) -> None:
+        if report:
+            self._eyes.warn("zygote_kept", report, pool=pool, generation=generation)
+            return
+        for observe in self._eyes.facts:
+            observe(ZygoteIsReady(pool, generation, preloaded, took))
 
     # -- what eyes read ------------------------------------------------------------------------------------------
 
@@ -299,10 +333,7 @@ class Primary:
 
     def queues(self) -> list[tuple[str, str, int | None, int | None]]:
         """Name, address, connections in the kernel's queue and its bound, of every listener; ``None`` is untold."""
-        return [
-            (name, self.listeners.addresses[name], *_queue(dispatch.sock))
-            for name, dispatch in self.listeners.dispatch.items()
-        ]
+        return self.listeners.queues()
 
     def saturation(self) -> dict[str, float]:
         """Pool to the share of its ready workers that leave work waiting."""
@@ -345,33 +376,13 @@ class Primary:
         else:
             self._report(Scale(self._first_pool, 1 if number is signal.SIGTTIN else -1))
 
-    def _zygote_output(self, pool: str, generation: int) -> tuple[int, int]:
-        """Descriptors that a zygote prints to; as a worker's, its lines are told, tagged with the pool alone."""
-        if self._config.log.worker_output != "capture":
-            return os.dup(1), os.dup(2)
-        kept: deque[str] = deque(maxlen=self._config.log.crash_lines or 1)
-        readers, writing = [], []
-        with ExitStack() as if_it_fails:
-            for stream in ("stdout", "stderr"):
-                reading, spare, write = output.pipe()
-                os.close(spare)
-                if_it_fails.callback(os.close, write)
-                reader = output.Output(
-                    self._loop, reading, stream, lambda name, text: self._eyes.line(pool, None, None, name, text), kept
-                )
-                if_it_fails.callback(reader.close)
-                readers.append(reader)
-                writing.append(write)
-            if_it_fails.pop_all()
-        self._zygote_outputs[pool, generation] = readers
-        return writing[0], writing[1]
-
-    def _zygote_words(self, pool: str, generation: int) -> list[str]:
-        """The last lines of a zygote, which has ended."""
-        readers = self._zygote_outputs.pop((pool, generation), [])
-        for reader in readers:
-            reader.finish()
-        return list(readers[0].kept) if readers else []
+    def _printed(self, pool: str) -> Printed:
+        """What reads a zygote's output: its lines are told, tagged with the pool alone."""
+        log = self._config.log
+        capture = log.worker_output == "capture"
+        return Printed(
+            self._loop, capture, log.crash_lines, lambda stream, text: self._eyes.line(pool, None, None, stream, text)
+        )
 
     def _turn(self) -> None:
         """Once a second: the loop turns, workers are looked at, and strays are looked for."""
@@ -380,16 +391,3 @@ class Primary:
         self._report(self.children.vitals())
         self.children.oom_kills.settle()
         self._orphans.look()
-
-
-def _edition(plan: Plan, pool: Pool, standing: Mapping[str, Standing]) -> Edition:
-    return Edition(plan, {name: standing[name] for name in pool.listeners}, pool.steal_after)
-
-
-def _queue(sock: socket.socket) -> tuple[int | None, int | None]:
-    if sock.fileno() < 0:
-        return 0, 0
-    try:
-        return sockets.accept_queue(sock.fileno())
-    except OSError:
-        return None, None

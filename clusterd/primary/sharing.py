@@ -8,18 +8,20 @@ k-th such server of every worker shares one port. A worker that asks twice for o
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..unix import mail
-from ..wire import messages
+from ..wire import lines, messages
 from ..wire.acts import QueryServer
 from ..wire.channel import DGRAM_NATIVE, NATIVE
 from ..wire.conversation import Conversation
+from . import resuming
 from .binding import REUSE_ADDRESS, bind
 from .dispatch import Box, Dispatch
+from .handed import SeatState, ServerState
 from .listeners import Opened
 from .newconn import Newconn
 
@@ -147,14 +149,18 @@ class Sharing:
         if query.fd is not None and query.fd >= 0 and not self._may_share(query.fd):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         opened = bind(query)
-        dispatch = None
-        if member.in_turn and not udp and not query.shared:
-            dispatch = Dispatch(
-                self._loop, _shown(query), opened.sock, self._on_short, self._on_broken, inherited=opened.inherited
-            )
-            dispatch.thief.on_steal = self._on_steal
+        in_turn = member.in_turn and not udp and not query.shared
+        dispatch = self._dispatch(_shown(query), opened) if in_turn else None
         server = self.servers[key] = Shared(key, opened, dispatch, query.data)
         return server
+
+    def _dispatch(self, name: str, opened: Opened) -> Dispatch:
+        found = Dispatch(self._loop, name, opened.sock, self._on_short, self._on_broken, inherited=opened.inherited)
+        found.thief.on_steal = self._on_steal
+        return found
+
+    def _newconn(self, server: Shared, dispatch: Dispatch, talk: Conversation) -> Newconn:
+        return Newconn(self._loop, talk, server.key, dispatch.wake, lambda refused: self._refused(server, refused))
 
     def _seat(self, member: Member, query: QueryServer, server: Shared) -> None:
         talk, dispatch, sock = member.talk, server.dispatch, server.opened.sock
@@ -180,9 +186,7 @@ class Sharing:
             server.seats[member.id] = _Seat(box, inbox)
             talk.send(reply, theirs)
         else:
-            newconn = Newconn(
-                self._loop, talk, server.key, dispatch.wake, lambda refused: self._refused(server, refused)
-            )
+            newconn = self._newconn(server, dispatch, talk)
             box = Box(member.id, newconn)
             server.seats[member.id] = _Seat(box, newconn=newconn)
             talk.send(reply)
@@ -253,6 +257,72 @@ class Sharing:
             for worker in list(server.seats):
                 self._unseat(server, worker, gone=False)
             self._forget_if_empty(server)
+
+    # -- a successor of this process -----------------------------------------------------------------------------
+
+    def describe(self) -> tuple[ServerState, ...]:
+        """All servers, for it."""
+        return tuple(self._described(server) for server in self.servers.values())
+
+    def _described(self, server: Shared) -> ServerState:
+        dispatch = server.dispatch
+        turns = {} if dispatch is None else resuming.turns(dispatch)
+        seats = [
+            SeatState(
+                worker,
+                None if seat.box is None else seat.box.describe(turns.get(worker, -1)),
+                None if seat.newconn is None else seat.newconn.describe(),
+            )
+            for worker, seat in server.seats.items()
+        ]
+        for worker, going in self._leaving.items():
+            seats += [SeatState(worker, None, one.describe(), left=True) for of, one in going if of is server]
+        sock = resuming.describe(server.opened, dispatch)
+        name = server.key if dispatch is None else dispatch.name
+        return ServerState(server.key, name, sock, dispatch is not None, lines.encode(server.data), tuple(seats))
+
+    def take_up(self, left: Iterable[ServerState], talks: Mapping[int, Conversation]) -> dict[int, dict[str, Box]]:
+        """Serve what a predecessor of this process has served.
+
+        Args:
+            left: its servers.
+            talks: the channels of all workers.
+
+        Returns:
+            How each worker is handed its connections, by the server's name for people.
+        """
+        boxes: dict[int, dict[str, Box]] = {}
+        for one in left:
+            opened = resuming.opened(one.sock)
+            dispatch = self._dispatch(one.name, opened) if one.in_turn else None
+            server = self.servers[one.key] = Shared(one.key, opened, dispatch, lines.decode(one.data.rstrip()))
+            rotation: list[tuple[int, Box]] = []
+            for seat in one.seats:
+                box = self._take_seat(server, seat, talks[seat.worker])
+                if box is not None and seat.box is not None:
+                    rotation.append((seat.box.turn, box))
+                    boxes.setdefault(seat.worker, {})[one.name] = box
+            if dispatch is not None:
+                resuming.rejoin(dispatch, rotation)
+        return boxes
+
+    def _take_seat(self, server: Shared, left: SeatState, talk: Conversation) -> Box | None:
+        newconn = None
+        if left.newconn is not None and server.dispatch is not None:
+            newconn = self._newconn(server, server.dispatch, talk)
+            newconn.take_up(left.newconn)
+            if left.left:
+                newconn.close()
+                self._leaving.setdefault(left.worker, []).append((server, newconn))
+                return None
+        if left.box is None:
+            server.seats[left.worker] = _Seat()
+            return None
+        inbox = mail.Inbox(left.box.reading) if newconn is None else None
+        box = Box(left.worker, newconn or mail.Outbox(left.box.writing), inbox, left.box.steal_after)
+        box.take_up(left.box)
+        server.seats[left.worker] = _Seat(box, inbox, newconn)
+        return box
 
     # -- what follows --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ The zygote is not trusted: an answer that breaks the rules ends it, and what it 
 import asyncio
 import errno
 import os
-import re
 import signal
 import socket
 import sys
@@ -14,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 from ..errors import HostError, PeerError
@@ -31,6 +29,9 @@ IN_FLIGHT = 8
 
 #: Answers taken in one turn of the loop: a zygote that speaks without end must not hold up the primary.
 ANSWERS_A_TURN = 16
+
+#: Workers whose pidfd and scoreboard go with one packet.
+ADOPTED_AT_ONCE = packets.MAX_FDS // 2
 
 #: The machine is short of something, and the zygote is not to blame.
 _SHORT = frozenset({errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM})
@@ -57,6 +58,26 @@ class Parts:
     fds: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A zygote's process, and what it has said so far, for another process to go on with.
+
+    Attributes:
+        control: our end of its socket.
+        load: what it was told to load.
+    """
+
+    pid: int
+    pidfd: int
+    control: int
+    ready: bool
+    stopping: bool
+    unsafe: str
+    warning: str
+    report: str
+    load: wire.Load
+
+
 class Owner(Protocol):
     """Who is told. ``zygote_ready`` or ``zygote_failed`` once, then ``zygote_gone`` once after a ``zygote_ready``."""
 
@@ -76,6 +97,9 @@ class ZygoteClient:
         owner: see :class:`Owner`.
         output: called before each process is started; gives the descriptors for its standard output and error,
             which are closed here afterwards.
+
+    Attributes:
+        taken_up: it was started by a predecessor of this process.
     """
 
     def __init__(
@@ -87,6 +111,7 @@ class ZygoteClient:
     ) -> None:
         self.plan = plan
         self.pid = 0
+        self.taken_up = False
         self._loop = loop
         self._owner = owner
         self._output = output
@@ -111,14 +136,58 @@ class ZygoteClient:
         return bool(self._flying)
 
     @property
-    def quiet(self) -> bool:
+    def ready(self) -> bool:
+        """It can fork."""
+        return self._ready and not self._stopping
+
+    @property
+    def idle(self) -> bool:
         """No fork is on its way or waits."""
         return not (self._flying or self._waiting)
 
-    def bury(self) -> None:
-        """End it by force before this process execs: it would take the loss of its socket for the primary's death."""
-        if self._pidfd >= 0:
-            pidfd.send_signal(self._pidfd, signal.SIGKILL)
+    @property
+    def quiet(self) -> bool:
+        """It is idle, and a process: it can be described."""
+        return self.idle and self._pidfd >= 0 and self._control is not None
+
+    def describe(self) -> Left:
+        """For a successor of the primary's process; of one that is quiet."""
+        assert self._control is not None
+        return Left(
+            pid=self.pid,
+            pidfd=self._pidfd,
+            control=self._control.fileno(),
+            ready=self._ready,
+            stopping=self._stopping,
+            unsafe=self._unsafe,
+            warning=self._warning,
+            report=self._report,
+            load=self.plan.load,
+        )
+
+    def take_up(self, left: Left) -> None:
+        """In the place of ``start``: it lives already, and a predecessor of this process has begun to hear it."""
+        self.pid, self._pidfd, self.taken_up = left.pid, left.pidfd, True
+        self._ready, self._stopping = left.ready, left.stopping
+        self._unsafe, self._warning, self._report = left.unsafe, left.warning, left.report
+        self._control = socket.socket(fileno=left.control)
+        self._listen(self._control)
+
+    def hand_to(self, owner: Owner) -> None:
+        """Have somebody else told from now on."""
+        self._owner = owner
+
+    def adopt(self, workers: Sequence[tuple[int, int, int]]) -> None:
+        """Make workers its own that another forked: pid, pidfd and scoreboard of each, which stay the caller's.
+
+        It buries them if the primary dies, and looks what programs among them use. What it cannot be told now for want
+        of room stays without; those of a thousand fit.
+        """
+        program = bool(self.plan.load.program)
+        for start in range(0, len(workers), ADOPTED_AT_ONCE):
+            some = workers[start : start + ADOPTED_AT_ONCE]
+            boards = [board for _, _, board in some] if program else []
+            self._tell(wire.Adopt([pid for pid, _, _ in some]), [*(fd for _, fd, _ in some), *boards])
 
     def start(self) -> None:
         """Start the process; the owner hears of it later, also of a failure."""
@@ -127,12 +196,15 @@ class ZygoteClient:
         except (HostError, OSError) as error:
             self._loop.call_soon(self._end, f"cannot start a zygote: {error}")
             return
-        self._loop.add_reader(self._pidfd, self._ended)
-        self._loop.add_reader(self._control, self._readable)
+        self._listen(self._control)
         refused = self._tell_load()
         if refused is not None:
             self._report = f"the zygote cannot be told what to load: {refused}"
             pidfd.send_signal(self._pidfd, signal.SIGKILL)
+
+    def _listen(self, control: socket.socket) -> None:
+        self._loop.add_reader(self._pidfd, self._ended)
+        self._loop.add_reader(control, self._readable)
 
     def _tell_load(self) -> Exception | None:
         if not self.plan.tls:
@@ -262,7 +334,7 @@ class ZygoteClient:
                 self._owner.spawn_failed(worker, "no descriptor for a new worker's pidfd", False)
                 self._send_next()
             case wire.Spawned(worker, pid) if worker in self._flying and len(fds) == 1:
-                if not _is_child(fds[0], pid):
+                if not pidfd.is_child(fds[0], pid):
                     raise PeerError(f"the zygote passed off something else as a pidfd of a new worker {pid}")
                 self._flying.discard(worker)
                 self._owner.spawned(worker, pid, fds[0])
@@ -318,13 +390,3 @@ class ZygoteClient:
             self._owner.zygote_gone(self, report)
         else:
             self._owner.zygote_failed(self, report)
-
-
-def _is_child(fd: int, pid: int) -> bool:
-    """Whether ``fd`` is a pidfd of our child ``pid``. Who is believed here is signalled with our rights, and reaped."""
-    try:
-        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
-        pidfd.peek(fd)
-    except OSError:
-        return False
-    return re.search(rf"^Pid:\t{pid}$", info, re.MULTILINE) is not None

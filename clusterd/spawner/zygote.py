@@ -181,6 +181,9 @@ class Zygote:
         if packet is None:
             return True
         request = wire.read_request(packet.data)
+        if isinstance(request, wire.Adopt):
+            self._adopt(request.pids, packet.fds, poll)
+            return True
         if not isinstance(request, wire.Spawn):
             return True
         try:
@@ -199,6 +202,17 @@ class Zygote:
             for fd in packet.fds:
                 os.close(fd)
         return True
+
+    def _adopt(self, pids: list[int], fds: tuple[int, ...], poll: select.poll) -> None:
+        """Workers that another zygote forked; those whose descriptors were lost on the way are nobody's."""
+        pidfds, boards = fds[: len(pids)], fds[len(pids) :]
+        for pid, pidfd in zip(pids, pidfds, strict=False):
+            self._pidfds[pidfd] = pid
+            poll.register(pidfd, select.POLLIN)
+        for pid, board in zip(pids, boards, strict=False):
+            self._sampler.add(pid, board)
+        for board in boards:
+            os.close(board)
 
     def _fork(self, request: wire.Spawn, fds: tuple[int, ...]) -> tuple[int, int]:
         """Returns pid and pidfd of a worker that is no child of ours."""

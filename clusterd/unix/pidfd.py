@@ -4,8 +4,10 @@ A pidfd polls readable when its process has ended (pidfd_open(2)); it needs Linu
 """
 
 import os
+import re
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +100,13 @@ def _status(result: os.waitid_result | None) -> ExitStatus | None:
     if result.si_code == os.CLD_EXITED:
         return ExitStatus(code=result.si_status, signal=None)
     return ExitStatus(code=None, signal=result.si_status)
+
+
+def is_child(fd: int, pid: int) -> bool:
+    """Whether ``fd`` is a pidfd of our child ``pid``. Who is believed here is signalled with our rights, and reaped."""
+    try:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        peek(fd)
+    except OSError:
+        return False
+    return re.search(rf"^Pid:\t{pid}$", info, re.MULTILINE) is not None

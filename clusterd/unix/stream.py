@@ -114,6 +114,16 @@ class FdStream:
         """Whether nothing can be sent any more: ``close`` was called, or the peer is gone."""
         return self._ended or self._send_failed
 
+    def unsent(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """What the kernel has not taken yet, piece by piece, and the descriptors that go with each; they stay here."""
+        return [(bytes(chunk.data), tuple(chunk.fds)) for chunk in self._queue]
+
+    def take_up(self, data: bytes, fds: Sequence[int]) -> None:
+        """Send what another process's end of this connection left unsent; the descriptors are ours from now on."""
+        self._queue.append(_Chunk(memoryview(data), list(fds)))
+        self._pending += len(data)
+        self._wait_to_send()
+
     def write(self, data: bytes, fds: Sequence[int] = ()) -> bool:
         """Send, or queue what the kernel does not take now; order is kept.
 

@@ -31,10 +31,15 @@ class Ahead:
     def __len__(self) -> int:
         return len(self._flying)
 
-    def add(self, seq: int) -> None:
-        """It was written."""
+    def add(self, seq: int, asked: bool = True) -> None:
+        """It was written; ``asked``: and is not answered yet, though its handle may come late."""
         self._flying.append(seq)
-        self._asked.add(seq)
+        if asked:
+            self._asked.add(seq)
+
+    def numbers(self) -> tuple[int, ...]:
+        """Those that are not acknowledged, in order."""
+        return tuple(self._flying)
 
     def clear(self) -> None:
         """Nothing more will be acknowledged."""

@@ -60,7 +60,7 @@ as many, or it loses what it was handed."""
 MAX_UNPAIRED: Final = 4
 """Descriptors that may wait for their message. Node waits with one, and a peer that keeps the rules needs one."""
 
-_OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
+OVERHEAD: Final = 64  # what a queued message costs beside its bytes, so that a flood of tiny ones is bounded too
 _ACK: Final = {"cmd": "NODE_HANDLE_ACK"}
 _NACK: Final = {"cmd": "NODE_HANDLE_NACK"}
 
@@ -93,7 +93,7 @@ class Channel:
         self._text = codec is JSON
         self._seq = seq if seq is not None else count()
         self._lines = codec.cutter(max_line)
-        self._longest = min(max_line, max_queued - _OVERHEAD)
+        self._longest = min(max_line, max_queued - OVERHEAD)
         self._max_queued = max_queued
         self._ready: list[bytes | Handle] = []  # may be written now, in this order
         self._waiting: deque[bytes | Handle] = deque()  # behind the handles in flight
@@ -193,7 +193,7 @@ class Channel:
             if isinstance(item, Handle):
                 self._give_back(item)
             return False
-        self._queued += len(data) + _OVERHEAD
+        self._queued += len(data) + OVERHEAD
         if self._waiting or not self._may_go(item):
             self._waiting.append(item)
         else:
@@ -254,7 +254,7 @@ class Channel:
             raise self._broken
         pieces = written(self._ready, together=self._flights.window > 1)
         self._queued -= sum(len(i) if isinstance(i, bytes) else len(i.data) for i in self._ready)
-        self._queued -= _OVERHEAD * len(self._ready)
+        self._queued -= OVERHEAD * len(self._ready)
         self._ready = []
         return pieces
 
@@ -328,7 +328,7 @@ class Channel:
         """Queues an answer about a handle, which waits behind nothing."""
         data = self._encode(answer)
         self._ready.append(data)
-        self._queued += len(data) + _OVERHEAD
+        self._queued += len(data) + OVERHEAD
         if excess := self._excess():
             raise excess
 
@@ -342,7 +342,7 @@ class Channel:
         given_up, again = self._flights.again()
         if given_up is not None and (asked := self._give_back(given_up)) is not None:
             received.append(Received(refusal(asked), None, True, None, asked))
-        self._queued += sum(len(handle.data) + _OVERHEAD for handle in again)
+        self._queued += sum(len(handle.data) + OVERHEAD for handle in again)
         self._waiting.extendleft(reversed(again))
         self._go_on()
 

@@ -163,6 +163,15 @@ class Conversation:
         self._at_once[seq] = on_answer
         return seq
 
+    def expect(self, seq: int, on_answer: Callable[[int, bool], bool]) -> None:
+        """Hear the answer to a connection that was handed over before this conversation was taken up here.
+
+        Args:
+            seq: its number.
+            on_answer: as :meth:`ask_at_once` has it.
+        """
+        self._at_once[seq] = on_answer
+
     @property
     def asking(self) -> bool:
         """An answer is awaited."""

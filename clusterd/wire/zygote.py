@@ -70,6 +70,16 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Primary to zygote: these workers, which another zygote forked, are its own from now on.
+
+    Descriptors: their pidfds; where they are programs, then their scoreboards.
+    """
+
+    pids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """Zygote to primary: it can fork. ``unsafe``: why it could not after an import, if it was asked to import first."""
 
@@ -108,10 +118,10 @@ class SpawnFailed:
     report: str
 
 
-Request = Load | Spawn
+Request = Load | Spawn | Adopt
 Answer = Loaded | Unsafe | Failed | Spawned | SpawnFailed
 
-_REQUESTS: Final[dict[str, type[Any]]] = {"load": Load, "spawn": Spawn}
+_REQUESTS: Final[dict[str, type[Any]]] = {"load": Load, "spawn": Spawn, "adopt": Adopt}
 _ANSWERS: Final[dict[str, type[Any]]] = {
     "loaded": Loaded,
     "unsafe": Unsafe,

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from clusterd.core import events as e
 from clusterd.core.supervisor import Supervisor
 from clusterd.primary import bequest, handover, state
-from clusterd.primary.handover import BoxState, ChildState, Handover, HandoverError, OutputState, SocketState
+from clusterd.primary.handed import BoxState, OutputState, SocketState
+from clusterd.primary.handover import ChildState, Handover, HandoverError
 from clusterd.primary.state import StateError
 from clusterd.unix import memfile
-from tests.stored_state import POLICY, STORED
+from tests.stored_state import POLICY, STORED, whole
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -63,6 +64,7 @@ def test_another_version_may_have_more_and_less() -> None:
 
 def test_a_later_version_is_refused_with_both_versions() -> None:
     later = msgspec.structs.replace(WHOLE, version=handover.VERSION + 1)
+    assert "version" not in msgspec.msgpack.decode(msgspec.msgpack.encode(Handover(version=1))), "as the first wrote it"
     with pytest.raises(HandoverError, match=r"clusterd 1\.2\.3"):
         read(msgspec.msgpack.encode(later))
 
@@ -91,7 +93,7 @@ def test_descriptors_are_kept_open_and_closed_to_others_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("file", sorted(STORED.glob("*.msgpack")), ids=lambda file: file.name)
 def test_a_state_that_an_earlier_version_stored_goes_on(file: Path) -> None:
-    """Two ready workers and one that waits for its back-off; the zygotes are built anew."""
+    """Two ready workers and one that waits for its back-off; zygotes that were not left are built anew."""
     left = read(file.read_bytes())
     supervisor = bequest.rules(left, Supervisor(POLICY, "seed"))
     view = supervisor.view()
@@ -100,9 +102,30 @@ def test_a_state_that_an_earlier_version_stored_goes_on(file: Path) -> None:
     assert pool.slots[2].row == 1
     assert pool.slots[2].next_start is not None
     commands, _ = supervisor.handle(e.Tick(), view.now)
-    assert "StartZygote" in {type(command).__name__ for command in commands}
+    assert ("StartZygote" in {type(command).__name__ for command in commands}) is not bool(left.zygotes)
     supervisor.handle(e.Stop(), view.now)
     assert supervisor.view().phase != "running"
+
+
+RELOADING = [file for file in sorted(STORED.glob("*.msgpack")) if read(file.read_bytes()).version >= 2]
+
+
+@pytest.mark.parametrize("file", RELOADING, ids=lambda file: file.name)
+def test_a_reload_that_an_earlier_version_stored_has_its_verdict(file: Path) -> None:
+    left = read(file.read_bytes())
+    assert left == whole(left.clusterd), "everything that it handed on is understood"
+    supervisor = bequest.rules(left, Supervisor(POLICY, "seed"))
+    reload = supervisor.view().reload
+    assert reload is not None
+    assert (reload.generation, reload.stage) == (2, "canary")
+    for _ in range(40):  # the canary is watched for its time, then one successor follows after another
+        now = supervisor.deadline() or supervisor.view().now
+        supervisor.handle(e.Tick(), now)
+        for worker in [one.id for one in supervisor.view().pools[0].workers if one.state == "spawning"]:
+            supervisor.handle(e.Spawned(worker), now)
+            supervisor.handle(e.Ready(worker), now)
+    assert supervisor.view().pools[0].generation == 2
+    assert supervisor.view().reload is None
 
 
 def test_a_slot_that_is_held_is_held_by_the_next_version_too() -> None:

@@ -1,14 +1,18 @@
 """The core's state as a document: any state it can be in, read again, goes on as if nothing had been."""
 
 import copy
-from typing import Any
+from collections.abc import Container
+from typing import Any, cast
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clusterd.core import commands as c
 from clusterd.core import events as e
+from clusterd.core import facts as f
+from clusterd.core.policy import ServicePolicy
 from clusterd.core.pool import Slot
 from clusterd.core.supervisor import Supervisor
 from clusterd.primary import state
@@ -42,6 +46,75 @@ def test_any_state_goes_on_in_another_process(data: Any) -> None:
         options = list(world.options())
         if options:
             options[data.draw(st.integers(0, len(options) - 1))].act()
+
+
+class Both:
+    """Rules that are handed on after every event, zygotes and all, beside the same that never were."""
+
+    def __init__(self, supervisor: Supervisor, zygotes: Container[tuple[str, int]]) -> None:
+        self.never = supervisor
+        self.always = handed_on(supervisor)
+        self.zygotes = zygotes
+
+    def handle(self, event: e.Event, now: float) -> tuple[list[c.Command], list[f.Fact]]:
+        decided = self.never.handle(event, now)
+        assert self.always.handle(event, now) == decided
+        assert self.always.view() == self.never.view()
+        assert self.always.deadline() == self.never.deadline()
+        return decided
+
+    def hand_on(self) -> None:
+        self.always = handed_on(self.always)
+        self.always.bereave(self.zygotes)
+        assert self.always.deadline() == self.never.deadline()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.never, name)
+
+
+class Twins(World):
+    """A world of such rules."""
+
+    def __init__(self, policy: ServicePolicy) -> None:
+        super().__init__(policy)
+        self.both = Both(self.supervisor, self.zygotes)
+        self.supervisor = cast(Supervisor, self.both)
+
+    def give(self, event: e.Event) -> None:
+        super().give(event)
+        self.both.hand_on()
+
+
+ORDERS = st.sampled_from(
+    [
+        lambda world: world.reload(),
+        lambda world: world.reload(pool_policy("web", 3), pool_policy("new", 1)),
+        lambda world: world.reload(pool_policy("cpu", 1, canary=5.0), only=frozenset({"cpu"})),
+        lambda world: world.give(e.Restart("web")),
+        lambda world: world.give(e.Scale("web", 1)),
+        lambda world: world.give(e.Hold("web", 0)),
+        lambda world: world.give(e.Release("web", 0)),
+        lambda world: world.give(e.Stop()),
+    ]
+)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_stored_at_any_event_they_decide_as_rules_that_never_were(data: Any) -> None:
+    """In the middle of a reload too: of its import, its canary, its roll, and of what comes after its verdict."""
+    world = Twins(POLICY)
+    world.give(e.Start())
+    for _ in range(data.draw(st.integers(1, 60))):
+        if world.exit is not None:
+            break
+        options = list(world.options())
+        good = [option for option in options if option.kind != "bad"]
+        kind = data.draw(st.sampled_from(["good"] * 6 + ["any", "order"]))
+        if kind == "order" or not options:
+            data.draw(ORDERS)(world)
+        else:
+            data.draw(st.sampled_from(good if kind == "good" and good else options)).act()
 
 
 def test_what_is_reached_on_two_ways_is_one_again() -> None:

@@ -115,6 +115,42 @@ def test_bytes_and_descriptors_arrive_complete_and_in_order(written: list[tuple[
     run(main)
 
 
+@given(chunks)
+@settings(max_examples=30, deadline=None)
+def test_what_is_unsent_goes_on_from_another_process_s_end(written: list[tuple[bytes, int]]) -> None:
+    """The descriptor and what is unsent are all that it takes, as over execve(2)."""
+
+    async def main() -> None:
+        near, far = plain_pair()
+        ours = End(near)
+        before = fill(ours.stream)
+        inodes = []
+        for data, count in written:
+            files = [os.memfd_create("x") for _ in range(count)]
+            inodes += [os.fstat(fd).st_ino for fd in files]
+            assert ours.stream.write(data, files)
+            for fd in files:
+                os.close(fd)
+        left = [(data, [*map(os.dup, fds)]) for data, fds in ours.stream.unsent()]
+        successor = End(near.dup())
+        ours.loop.remove_writer(ours.stream.fileno())
+        pending = ours.stream.pending()
+        ours.stream._drop_queue()  # that process has become another: nothing of it is sent any more
+        ours.stream.close()
+        for data, fds in left:
+            successor.stream.take_up(data, fds)
+        assert successor.stream.pending() == pending
+        theirs = End(far)
+        expected = b"x" * before + b"".join(data for data, _ in written)
+        await theirs.until(lambda: len(theirs.data) == len(expected))
+        assert bytes(theirs.data) == expected
+        assert theirs.inodes == inodes
+        successor.stream.close()
+        theirs.stream.close()
+
+    run(main)
+
+
 def test_much_more_than_the_kernel_holds_arrives_with_its_descriptors_in_bounded_reads(
     loop_factory: Callable[[], Any],
 ) -> None:
