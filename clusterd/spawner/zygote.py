@@ -73,11 +73,10 @@ class Zygote:
         if os.getppid() != request.primary_pid:
             _end(0)
         self._limit()
-        if request.program:
-            self._say(wire.Loaded(preloaded=False))
-        else:
-            self._import()
+        loaded = wire.Loaded(preloaded=False) if request.program else self._import()
+        # First: from its word on it may have workers, whom it has to bury.
         process.set_parent_death_signal(0)
+        self._say(loaded)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while True:
@@ -105,7 +104,7 @@ class Zygote:
                     f" the service's own (LimitNOFILE and the like of a systemd unit, ulimit -H)"
                 )
 
-    def _import(self) -> None:
+    def _import(self) -> wire.Loaded:
         ours = frozenset({0, 1, 2, self._control.fileno(), *self._service_out})
         # CPython's own advice for copy-on-write (gc.freeze): no collection may leave holes before the freeze.
         gc.disable()
@@ -139,7 +138,7 @@ class Zygote:
         signals.reset_all()
         gc.collect()
         gc.freeze()
-        self._say(loaded)
+        return loaded
 
     def _open_doors(self) -> None:
         """Before the app is there: no descriptor of a private key is left open for it to find."""
