@@ -1,5 +1,6 @@
 """What every test may use: short run directories, leak checks, and the rule that CI leaves no test out."""
 
+import compileall
 import gc
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import clusterd
 from tests import components
 from tests.procfs import open_descriptors
 
@@ -28,6 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
+    # An installed package has its bytecode. Where Python writes none (PYTHONDONTWRITEBYTECODE) each process of each
+    # service would compile two hundred modules of this one, a second of a processor.
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(clusterd.__file__).parent, quiet=2)
     if components.is_there("node"):
         os.environ["PATH"] = f"{components.node_programs()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
