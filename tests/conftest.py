@@ -26,8 +26,9 @@ NO_SKIPS = os.environ.get("CLUSTERD_NO_SKIPS") == "1"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Proof that what a test starts ends with it is looked for in ``/proc``, so without one nothing here is true."""
-    # Run in the background of a shell, SIGINT comes ignored, and every service under test would inherit that.
+    # Run in the background of a shell, these come ignored, and every process under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
     # An installed package has its bytecode. Where Python writes none (PYTHONDONTWRITEBYTECODE) each process of each
