@@ -136,7 +136,7 @@ class Control:
             ),
             Route(
                 "POST", "/v1/reload", run, "The next generation, with a verdict.", orders.reload, Verdict,
-                body=ReloadBody, fails={**NO_POOL, **LATE},
+                body=ReloadBody, fails={**NO_POOL, 409: "There was none, or its verdict is not of one pool.", **LATE},
             ),
             Route(
                 "POST", "/v1/restart", run, "The same code in new workers, in turn.", orders.restart, Replaced,

@@ -256,7 +256,7 @@ class Orders:
     async def _verdict_of(self, call: Call) -> Response:
         """No change itself: the verdict of the reload that somebody else, or a signal, has asked for."""
         if call.body.pool is not None:
-            return error(400, "the verdict is of all pools that are reloaded: leave out pool, or have a reload begin")
+            return error(409, "the verdict is of all pools that are reloaded: leave out pool, or have a reload begin")
 
         def ended(fact: f.Fact) -> f.ReloadEnded | None:
             # One that is superseded is followed by another at once.
