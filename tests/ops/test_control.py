@@ -282,7 +282,7 @@ def test_without_a_reload_under_way_the_verdict_is_the_last_ones() -> None:
     assert (none.status, "no reload since" in json.loads(none.body)["error"]) == (409, True)
     journal.fact(ReloadEnded(None, Verdict.REFUSED, "bad file", "", 0.0))
     assert json.loads(asyncio.run(ask()).body)["verdict"] == "refused"
-    assert asyncio.run(ask(pool="web")).status == 400
+    assert asyncio.run(ask(pool="web")).status == 409
     assert steer.reloads == []
 
 
