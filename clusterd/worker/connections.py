@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -129,9 +130,14 @@ class Connections:
     def welcome(self, app_state: dict[str, Any], fd: int, family: int) -> None:
         """Serve a connection that comes plain, owes nothing and was accepted here, where ``welcoming``.
 
-        It is :meth:`adopt` without its questions: 4 us of 65 for a connection with one request.
+        It is :meth:`adopt` without its questions: 4 us of 65 for a connection with one request. The descriptor is its
+        own, also if it raises.
         """
-        protocol = self._free(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        try:
+            protocol = self._free(config=self._config, server_state=self.state, app_state=app_state, _loop=self._loop)
+        except BaseException:
+            os.close(fd)
+            raise
         self._open.add(protocol)
         self._words[_OPEN] = len(self._open)
         lent: Any = Lent(fd, family)

@@ -69,7 +69,7 @@ class Accepting:
             closes that connection and is logged.
         on_end: called once, when no more will be accepted.
         words: the worker's row of the scoreboard.
-        on_plain: called instead, with descriptor and family, for each that comes plain; what it is given is its own.
+        on_plain: called instead, with descriptor and family, for each that comes plain; it owns what it is given.
 
     Attributes:
         ended: no more connections will come.
@@ -167,18 +167,22 @@ class Accepting:
         words = self._words
         words[_TAKEN] += 1
         words[source.word] += 1
-        fd, sock = accepted[0], None
         try:
             if source.plain and self._on_plain is not None:
-                self._on_plain(fd, source.family)
+                self._on_plain(accepted[0], source.family)
             else:
-                sock = handed(source.family, source.kind, source.proto, fd)
-                self._on_connection(sock, _ACCEPTED, source.door)
+                self._hand_over(source, accepted[0])
         except Exception:
             logger.exception("a connection of %s could not be served", source.name)
-            if sock is not None:
-                sock.close()
         return True
+
+    def _hand_over(self, source: _Source, fd: int) -> None:
+        sock = handed(source.family, source.kind, source.proto, fd)
+        try:
+            self._on_connection(sock, _ACCEPTED, source.door)
+        except BaseException:
+            sock.close()
+            raise
 
     def _unwatch(self) -> None:
         if self._watching:
