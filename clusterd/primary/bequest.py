@@ -16,7 +16,6 @@ from ..core.commands import Spawn
 from ..core.facts import View
 from ..core.supervisor import Supervisor
 from ..unix import mail, scoreboard
-from ..unix.mail import Mail
 from ..unix.notified import Notified
 from ..wire import series
 from ..wire.suspended import Suspended, suspend
@@ -162,7 +161,7 @@ def begin(left: Handover, children: Children, standing: Mapping[str, Standing]) 
     for key, state in {**left.listeners, **left.further}.items():
         queue = standing[key].queue if key in standing else None
         if isinstance(queue, Dispatch):
-            queue.reclaim([Mail(payload, fd, False) for payload, fd in state.held])
+            resuming.hand_on(queue, state)
     children.scripts.proceed(left.scripts, children.by_id)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ..errors import HostError
 from ..unix import local
+from ..unix.mail import Mail
 from ..unix.stream import FdStream
 from ..wire import suspended
 from ..wire.conversation import Conversation
@@ -67,6 +68,11 @@ def rejoin(dispatch: Dispatch, boxes: Iterable[tuple[int, Box]]) -> None:
         if turn >= 0:
             dispatch.add(box)
     dispatch.thief.arm()
+
+
+def hand_on(dispatch: Dispatch, left: SocketState) -> None:
+    """What a predecessor of this process had accepted and handed to nobody comes first."""
+    dispatch.reclaim([Mail(payload, fd, False) for payload, fd in left.held])
 
 
 def take_up(talk: Conversation, stream: FdStream, left: suspended.Suspended) -> None:

@@ -15,11 +15,11 @@ from typing import Final, Protocol
 
 from ..config.schema import Pool
 from ..errors import PeerError
-from ..unix.mail import Mail
 from ..unix.notified import Notified
 from ..wire import messages
 from ..wire.channel import Received
 from ..wire.conversation import Conversation
+from . import resuming
 from .dispatch import Box, Dispatch
 from .handover import ScriptsState
 from .readiness import Readiness
@@ -212,7 +212,7 @@ class Scripts:
             for one in servers:
                 dispatch = self._sharing[pool].servers[one.key].dispatch
                 if dispatch is not None:
-                    dispatch.reclaim([Mail(payload, fd, False) for payload, fd in one.sock.held])
+                    resuming.hand_on(dispatch, one.sock)
 
     # -- the end of one ------------------------------------------------------------------------------------------
 
