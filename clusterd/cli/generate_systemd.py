@@ -18,6 +18,7 @@ from clusterd.cli.generate import directory_option, emit, force_option
 from clusterd.cli.units import Fit, service_unit, socket_unit
 from clusterd.config.address import Address
 from clusterd.config.derive import CONTROL_SOCKET
+from clusterd.config.rules import longest_drain
 from clusterd.config.schema import Config, Listener
 from clusterd.errors import HostError, UsageError
 
@@ -68,6 +69,7 @@ def _fit(config: Config, path: str, user: str, version: int, passed: Mapping[str
     if users and user:
         raise UsageError(f"--user {user}: pools have users of their own ({', '.join(users)}), so the primary is root")
     roles = config.control.operators.users + config.control.operators.groups
+    drain = longest_drain(shutdown)
     roles += config.control.admins.users + config.control.admins.groups
     places = {path, sys.prefix, sys.base_prefix, *(pool.cwd for pool in config.pools.values() if pool.cwd)}
     bound = {name: one for name, one in config.listeners.items() if name not in passed}
@@ -78,7 +80,7 @@ def _fit(config: Config, path: str, user: str, version: int, passed: Mapping[str
         control=_control(config, path, runtime),
         runtime=runtime,
         directory=os.path.dirname(path),
-        shutdown=shutdown.lame_duck + shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None,
+        shutdown=None if drain is None else shutdown.lame_duck + drain,
         descriptors=len(config.listeners),
         user=user,
         pool_users=users,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..config.rules import longest_drain
 from ..config.schema import Config
 from ..core.facts import Fact
 from ..ops.notify import Notify
@@ -32,9 +33,8 @@ class Manager:
         self._notifier = Notifier(unset=True)
         self._notify = Notify(self._notifier, source, kept, forgotten)
         start_timeouts = {name: pool.start_timeout for name, pool in config.pools.items()}
-        shutdown = config.shutdown
-        drain = shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else 0.0
-        self._patience = Patience(self._notifier, source, start_timeouts, shutdown.lame_duck, drain)
+        drain = longest_drain(config.shutdown) or 0.0
+        self._patience = Patience(self._notifier, source, start_timeouts, config.shutdown.lame_duck, drain)
         self._watchdog: Watchdog | None = None
 
     @property

@@ -31,11 +31,15 @@ def check(document: Document, reading: Reading) -> None:
     rules.sockets()
 
 
+def longest_drain(shutdown: Shutdown) -> float | None:
+    """Seconds that a worker may take from the order to drain until it is killed; ``None`` if that is unbounded."""
+    return shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None
+
+
 def needed_grace(shutdown: Shutdown) -> float | None:
     """Seconds from SIGTERM until the service has ended for sure; ``None`` if the drain is unbounded."""
-    if not shutdown.drain_timeout:
-        return None
-    return shutdown.lame_duck + shutdown.linger + shutdown.drain_timeout + KILL_MARGIN
+    drain = longest_drain(shutdown)
+    return None if drain is None else shutdown.lame_duck + drain + KILL_MARGIN
 
 
 def grace_fault(shutdown: Shutdown) -> str | None:

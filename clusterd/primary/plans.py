@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+from ..config.rules import longest_drain
 from ..config.schema import Config, Pool
 from ..spawner.client import Plan
 from ..wire import zygote as wire
@@ -74,7 +75,7 @@ def plan(
             interface=pool.interface,
             preload=str(pool.preload).lower(),
             primary_pid=os.getpid(),
-            undertaking=shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None,
+            undertaking=longest_drain(shutdown),
             rlimits=_limits(pool, nofile),
             engine={
                 "keep_alive": pool.http.keep_alive,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..config.rules import longest_drain
 from ..config.schema import Config
 from ..core.events import Event, Reload, ReloadRefused, Scale, Settled, Start, Tick
 from ..core.facts import Fact, View, ZygoteIsReady
@@ -166,9 +167,7 @@ class Primary:
             lambda: self._executor.spawning,
             lambda sentence: eyes.warn("orphan", sentence),
         )
-        shutdown = config.shutdown
-        allowed = shutdown.linger + shutdown.drain_timeout if shutdown.drain_timeout else None
-        self.leftovers = Leftovers(loop, config.clusterd.run_dir, allowed)
+        self.leftovers = Leftovers(loop, config.clusterd.run_dir, longest_drain(config.shutdown))
         self._watch = Watch(loop, lambda: self._config, self.children.weights, self._report, eyes.warn)
 
     async def run(self) -> int:
