@@ -159,7 +159,7 @@ class Client:
             timeout: seconds to wait for the verdict; the reload goes on.
         """
         end = monotonic() + timeout
-        upgrades = self.status()["service"].get("upgrades", 0)
+        upgrades = self.status()["service"].get("upgrades", 0) if wait else 0
         try:
             return self._order("/v1/reload", {"pool": pool}, wait, timeout)
         except (NotRunning, PeerError):  # whoever was to answer has perhaps become other code meanwhile
