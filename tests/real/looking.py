@@ -36,6 +36,9 @@ async def answer(path):
 """
 
 
+LONG = 60.0
+"""Seconds for an upgrade, which is two starts of an interpreter, one after the other."""
+
 AT_ONCE = {"pools": {"web": {"restart": {"initial_delay": "10ms", "max_delay": "10ms"}}}}
 """Back-off so short that a test need not wait for it."""
 
@@ -154,3 +157,10 @@ def watched(*pids: int) -> Iterator[list[Watched]]:
 def pids_of(service: Service) -> dict[int, int]:
     """Worker id to pid, of the pool ``web``."""
     return {worker["id"]: worker["pid"] for worker in service.workers()}
+
+
+def upgraded(service: Service, times: int = 1) -> None:
+    """Has it become what its command runs now, which makes ``times`` upgrades in all."""
+    service.signal(signal.SIGUSR2)
+    service.wait_log("upgraded", LONG, count=times)
+    wait_for(lambda: service.status()["service"]["upgrades"] == times, DEADLINE, "a primary of new code")

@@ -1,14 +1,16 @@
 """Script pools under test: the programs, where they listen, and a client that never stops asking."""
 
 import re
+import signal
 import threading
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.procfs import wait_for
 from tests.real.clients import fetch
-from tests.real.harness import Launcher, Record, Service
+from tests.real.harness import DEADLINE, Launcher, Record, Service
 
 PYTHON = """
 import asyncio, json, os
@@ -79,16 +81,54 @@ def samples(service: Service, name: str) -> list[Any]:
     ]
 
 
-def steady(where: str, over: threading.Event, failures: list[object], answers: list[Any]) -> threading.Thread:
-    """Asks for new connections until ``over``."""
+class Steady:
+    """Clients that ask on new connections for the length of a ``with``, one after the other each.
 
-    def ask() -> None:
-        while not over.is_set():
+    Args:
+        where: host and port.
+        clients: how many.
+        timeout: seconds that one waits for an answer.
+
+    Attributes:
+        answers: what was answered.
+        failures: what was raised instead.
+    """
+
+    def __init__(self, where: str, clients: int = 1, timeout: float = DEADLINE) -> None:
+        self.answers: list[Any] = []
+        self.failures: list[Exception] = []
+        self._where, self._timeout = where, timeout
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
             try:
-                answers.append(fetch(where, "/").json())
+                self.answers.append(fetch(self._where, "/", timeout=self._timeout).json())
             except Exception as error:
-                failures.append(error)
+                self.failures.append(error)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def goes_on(self) -> None:
+        """Waits until more has been answered."""
+        count = len(self.answers)
+        wait_for(lambda: len(self.answers) > count + 5, DEADLINE, "more answers")
+
+
+def reload_and_scale(service: Service) -> None:
+    """New code in all of its two workers, then one worker more, then one less."""
+    service.signal(signal.SIGHUP)
+    assert service.wait_log("reload_ended", deadline=60)["verdict"] == "promoted"
+    service.signal(signal.SIGTTIN)
+    service.wait_log("worker_ready", count=5)
+    service.signal(signal.SIGTTOU)
+    service.wait_log("worker_exited", count=3)

@@ -2,13 +2,10 @@
 
 import json
 import os
-import signal
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +13,7 @@ from tests import components
 from tests.procfs import wait_for
 from tests.real.clients import fetch
 from tests.real.harness import DEADLINE, Launcher, kill
-from tests.real.scripting import port, said, start, steady
+from tests.real.scripting import Steady, port, reload_and_scale, said, start
 
 pytestmark = pytest.mark.needs("node")
 
@@ -60,25 +57,14 @@ def test_express_in_turn_through_reload_scale_and_death(
     where = port(service)
     answers = Counter(tuple(fetch(where, "/").json()) for _ in range(10))
     assert answers == {(1, "0"): 5, (2, "1"): 5}
-    over = threading.Event()
-    failures: list[object] = []
-    heard: list[Any] = []
-    asking = steady(where, over, failures, heard)
-    service.signal(signal.SIGHUP)
-    assert service.wait_log("reload_ended", deadline=60)["verdict"] == "promoted"
-    service.signal(signal.SIGTTIN)
-    service.wait_log("worker_ready", count=5)
-    service.signal(signal.SIGTTOU)
-    service.wait_log("worker_exited", count=3)
-    assert failures == []
-    kill(service.workers()[0]["pid"])
-    service.wait_log("worker_ready", count=6)
-    count = len(heard)
-    wait_for(lambda: len(heard) > count + 5, DEADLINE, "answers afterwards")
-    over.set()
-    asking.join(DEADLINE)
-    assert len(failures) <= 1  # of one client one connection, if the worker had taken it
-    assert len({worker for worker, _ in heard}) >= 4
+    with Steady(where) as load:
+        reload_and_scale(service)
+        assert load.failures == []
+        kill(service.workers()[0]["pid"])
+        service.wait_log("worker_ready", count=6)
+        load.goes_on()
+    assert len(load.failures) <= 1  # of one client one connection, if the worker had taken it
+    assert len({worker for worker, _ in load.answers}) >= 4
     assert service.stop() == 0
 
 

@@ -16,7 +16,7 @@ from tests.conformance.programs import conforms
 from tests.procfs import processes_marked, wait_for
 from tests.real.clients import fetch
 from tests.real.harness import DEADLINE, Launcher, kill
-from tests.real.scripting import each, port, said, samples, start, steady
+from tests.real.scripting import Steady, each, port, reload_and_scale, said, samples, start
 
 
 @each
@@ -167,37 +167,21 @@ def test_the_death_of_the_primary_ends_the_programs(launcher: Launcher) -> None:
 @each
 def test_reload_and_scale_under_load_lose_nothing(launcher: Launcher, script: str) -> None:
     service = start(launcher, script, reload={"canary": "0s"})
-    over = threading.Event()
-    failures: list[object] = []
-    answers: list[Any] = []
-    asking = steady(port(service), over, failures, answers)
-    service.signal(signal.SIGHUP)
-    assert service.wait_log("reload_ended", deadline=60)["verdict"] == "promoted"
-    service.signal(signal.SIGTTIN)
-    service.wait_log("worker_ready", count=5)
-    service.signal(signal.SIGTTOU)
-    service.wait_log("worker_exited", count=3)
-    over.set()
-    asking.join(DEADLINE)
-    assert failures == []
-    assert len({worker for worker, _ in answers}) >= 4
+    with Steady(port(service)) as load:
+        reload_and_scale(service)
+    assert load.failures == []
+    assert len({worker for worker, _ in load.answers}) >= 4
 
 
 @each
 def test_a_worker_killed_under_load_costs_what_it_had_taken_and_no_more(launcher: Launcher, script: str) -> None:
     service = start(launcher, script)
-    over = threading.Event()
-    failures: list[object] = []
-    answers: list[Any] = []
-    asking = steady(port(service), over, failures, answers)
-    wait_for(lambda: len(answers) > 5, DEADLINE, "a few answers")
-    kill(service.workers()[0]["pid"])
-    service.wait_log("worker_ready", count=3)
-    count = len(answers)
-    wait_for(lambda: len(answers) > count + 5, DEADLINE, "answers afterwards")
-    over.set()
-    asking.join(DEADLINE)
-    assert len(failures) <= 1  # of one client one connection, if the worker had taken it
+    with Steady(port(service)) as load:
+        load.goes_on()
+        kill(service.workers()[0]["pid"])
+        service.wait_log("worker_ready", count=3)
+        load.goes_on()
+    assert len(load.failures) <= 1  # of one client one connection, if the worker had taken it
 
 
 HOOKS = """

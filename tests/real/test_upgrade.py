@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher, Service, kill
-from tests.real.looking import PIDS, app, ask, children, descriptors, pids_of, start
+from tests.real.harness import DEADLINE, Launcher, kill
+from tests.real.looking import LONG, PIDS, app, ask, children, descriptors, pids_of, start, upgraded
 
 SLOW = app("""
 import asyncio, os
@@ -25,16 +25,7 @@ async def answer(path):
 PATIENT = {"pools": {"web": {"http": {"keep_alive": "120s"}}}}
 """Whatever the machine is busy with, a kept-alive connection is not closed for having been idle."""
 
-LONG = 60.0
-"""Seconds for an upgrade, which is two starts of an interpreter, one after the other."""
-
 pytestmark = pytest.mark.timeout(240)
-
-
-def upgraded(service: Service, times: int = 1) -> None:
-    service.signal(signal.SIGUSR2)
-    service.wait_log("upgraded", LONG, count=times)
-    wait_for(lambda: service.status()["service"]["upgrades"] == times, DEADLINE, "a primary of new code")
 
 
 def test_workers_connections_and_books_outlive_the_primarys_code(launcher: Launcher) -> None:

@@ -14,9 +14,7 @@ import pytest
 from tests.procfs import wait_for
 from tests.real.clients import fetch, split
 from tests.real.harness import DEADLINE, Launcher, Service, Settings, kill, merged
-from tests.real.looking import app, children, is_running, pids_of, start, title
-
-LONG = 60.0
+from tests.real.looking import LONG, app, children, is_running, pids_of, start, title, upgraded
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -113,9 +111,7 @@ class Here:
         return mark
 
     def upgrade(self, times: int = 1) -> None:
-        self.service.signal(signal.SIGUSR2)
-        self.service.wait_log("upgraded", LONG, count=times)
-        wait_for(lambda: self.service.status()["service"]["upgrades"] == times, DEADLINE, "a primary of new code")
+        upgraded(self.service, times)
 
     def verdict(self, mark: int) -> str:
         return str(self.service.wait_log("reload_ended", LONG, after=mark)["verdict"])

@@ -5,7 +5,6 @@ What is on its way to a worker, or asked of it, goes on.
 
 import http.client
 import json
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.procfs import wait_for
+from tests.real import scripting
 from tests.real.clients import fetch, split
 from tests.real.harness import DEADLINE, Launcher, Service, kill
-from tests.real.test_scripts import said
+from tests.real.looking import LONG, upgraded
+from tests.real.scripting import Steady, each, port, said
 
 PYTHON = """
 import asyncio, json, os
@@ -80,34 +81,17 @@ server.listen(0, '127.0.0.1', function () { console.log('port', this.address().p
 """
 
 SOURCES = {"server.py": PYTHON, "server.js": NODE}
-LONG = 60.0
 
-each = pytest.mark.parametrize("script", ["server.py", pytest.param("server.js", marks=pytest.mark.needs("node"))])
 pytestmark = pytest.mark.timeout(240)
 
 
 def start(launcher: Launcher, script: str, source: str = "", **pool: Any) -> Service:
-    (launcher.folder / script).write_text(source or SOURCES[script])
-    declared = {"app": None, "script": script, "workers": 2, "min_ready": 2, "steal_after": "0s", **pool}
-    service = launcher.start("", {"listeners": None, "pools": {"web": declared}})
-    service.wait_log("worker_ready", count=declared["workers"])
-    return service
-
-
-def port(service: Service) -> str:
-    """Where the script listens, by what its workers print."""
-    line = service.wait_log(lambda record: re.match(r"port \d+", said(record)))
-    return f"127.0.0.1:{said(line).split()[1]}"
+    pool = {"min_ready": 2, "steal_after": "0s", **pool}
+    return scripting.start(launcher, script, source or SOURCES[script], **pool)
 
 
 def pids(service: Service) -> set[int]:
     return {worker["pid"] for worker in service.workers()}
-
-
-def upgraded(service: Service, times: int = 1) -> None:
-    service.signal(signal.SIGUSR2)
-    service.wait_log("upgraded", LONG, count=times)
-    wait_for(lambda: service.status()["service"]["upgrades"] == times, DEADLINE, "a primary of new code")
 
 
 @contextmanager
@@ -128,31 +112,17 @@ def ask(client: http.client.HTTPConnection, path: str = "/") -> Any:
 def test_connections_old_and_new_are_served_all_the_time(launcher: Launcher, script: str) -> None:
     service = start(launcher, script)
     where, before = port(service), pids(service)
-    stop, answers, failures = threading.Event(), list[int](), list[Exception]()
-
-    def load() -> None:
-        while not stop.is_set():
-            try:
-                answers.append(fetch(where, "/", timeout=LONG).json())
-            except Exception as error:
-                failures.append(error)
-
     with kept_alive(where) as kept, kept_alive(where) as held:
         first = ask(kept)
         held.request("GET", "/hold")
-        threads = [threading.Thread(target=load) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for times in (1, 2):
-            upgraded(service, times)
-            assert ask(kept) == first
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with Steady(where, 3, LONG) as load:
+            for times in (1, 2):
+                upgraded(service, times)
+                assert ask(kept) == first
         (launcher.folder / "end").touch()
         assert json.loads(held.getresponse().read()) in before
-    assert failures == []
-    assert set(answers) == before == pids(service)
+    assert load.failures == []
+    assert set(load.answers) == before == pids(service)
     assert service.metrics().value("clusterd_worker_starts_total", pool="web") == 2
     assert service.stop() == 0
 
