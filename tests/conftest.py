@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
     # An installed package has its bytecode. Where Python writes none (PYTHONDONTWRITEBYTECODE) each process of each
-    # service would compile two hundred modules of this one, a second of a processor.
+    # service would compile two hundred modules of this one, a quarter of a second of a processor.
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(clusterd.__file__).parent, quiet=2)
     if components.is_there("node"):
