@@ -9,12 +9,17 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 ABSENT = ("ssl", "typing_extensions")
 """asyncio does without the one: a primary hands connections over and speaks TLS to nobody (1.7 MB with OpenSSL's own);
 msgspec without the other, which has what ``typing`` has in this Python (0.5 MB)."""
+
+BUILT_IN_HASHES = ("_blake2", "_md5", "_sha1", "_sha3")
+"""Python's own, of which some distributions leave some out. With all of them hashlib needs no ``_hashlib``, which maps
+OpenSSL's libcrypto (2.2 MB) for the one digest that a primary makes: of its configuration."""
 
 UNUSED = (
     "gzip",
@@ -68,6 +73,9 @@ def load() -> None:
         import msgspec  # noqa: F401
     with _hidden(UNUSED, stand_in=True):
         import prometheus_client  # noqa: F401
+    if all(map(find_spec, (*BUILT_IN_HASHES, "_sha256" if sys.version_info < (3, 12) else "_sha2"))):
+        with _hidden(("_hashlib",), stand_in=False):
+            import hashlib  # noqa: F401
 
 
 def installed_version() -> str:

@@ -43,7 +43,7 @@ def page(reason: str, report: CrashReport | None = None) -> bytes:
 
 def _short(lines: Sequence[str]) -> Iterator[str]:
     for line in lines:
-        shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+        shown = "".join(character if character.isprintable() else "\ufffd" for character in line)
         yield shown if len(shown) <= MAX_LINE else shown[: MAX_LINE - 1] + "…"
 
 

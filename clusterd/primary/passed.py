@@ -22,6 +22,7 @@ from typing import Any
 from ..config.address import Address
 from ..errors import HostError
 from ..unix.activation import Passed
+from ..unix.sockets import in_ascii
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def _takes_all(sock: socket.socket, port: int) -> bool:
 
 def _places(host: str, port: int) -> set[tuple[str, int, int]]:
     try:
-        return {_place(entry[4]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        return {_place(entry[4]) for entry in socket.getaddrinfo(in_ascii(host), port, type=socket.SOCK_STREAM)}
     except (OSError, ValueError):
         return set()  # it is no address here: to bind it will say so
 

@@ -1,6 +1,6 @@
 """The other end of sd_notify(3): a socket that a program tells that it is ready, as it would tell systemd."""
 
-import secrets
+import os
 import socket
 import struct
 from typing import Final
@@ -35,7 +35,7 @@ class Notified:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                self._sock.bind(f"\0clusterd-{secrets.token_hex(16)}")
+                self._sock.bind(f"\0clusterd-{os.urandom(16).hex()}")
             except BaseException:
                 self._sock.close()
                 raise

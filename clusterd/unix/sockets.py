@@ -72,9 +72,15 @@ def bind_tcp(host: str | None, port: int, backlog: int, *, ipv6_only: bool | Non
         raise _cannot_bind(error, shown, port) from error
 
 
+def in_ascii(host: str) -> str | bytes:
+    """A host as :func:`socket.getaddrinfo` takes it with the least: a ``str`` is looked at as an international name,
+    with all of Unicode's tables (1 MB that stays), even if it is an address."""
+    return host.encode() if host.isascii() else host
+
+
 def _resolve(name: str, port: int, shown: str) -> tuple[socket.AddressFamily, Any]:
     try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(in_ascii(name), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise HostError(f"cannot listen on {shown}: {name} is no address of this machine ({why})") from error

@@ -1,5 +1,7 @@
 """The primary's imports without what it never uses: absent where they were hidden, whole for who imports them later."""
 
+import hashlib
+import hmac
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,7 +18,7 @@ def test_a_primary_without_tls_carries_neither_openssl_nor_a_web_server_that_it_
     code = (
         "import sys; sys.argv = ['clusterd', 'run']; import clusterd.cli.run\n"
         "print(sorted({'ssl', '_ssl', 'email', 'http.server', 'urllib.request', 'importlib.metadata', 'rich',"
-        " 'typing_extensions', 'zipfile'} & set(sys.modules)))"
+        " 'typing_extensions', 'zipfile', '_hashlib', 'hmac', 'secrets', 'unicodedata'} & set(sys.modules)))"
     )
     assert told(code) == "[]\n"
 
@@ -29,6 +31,22 @@ def test_what_was_hidden_is_whole_for_who_imports_it_later() -> None:
         " wsgiref.simple_server.make_server.__name__)"
     )
     assert told(code) == "CERT_REQUIRED TCPServer make_server\n"
+
+
+def test_hashes_without_openssl_are_the_same_and_what_needs_it_still_gets_it() -> None:
+    code = (
+        "from clusterd.cli import lean; lean.load()\n"
+        "import hashlib, sys; print('_hashlib' in sys.modules)\n"
+        "for name in sorted(hashlib.algorithms_guaranteed):\n"
+        "    digest = hashlib.new(name, b'some text')\n"
+        "    print(name, digest.hexdigest(*[16] * ('shake' in name)))\n"
+        "import hmac, secrets, random, _hashlib; print(hmac.new(b'key', b'text', 'sha256').hexdigest())"
+    )
+    expected = "".join(
+        f"{name} {hashlib.new(name, b'some text').hexdigest(*[16] * ('shake' in name))}\n"  # type: ignore[call-arg]
+        for name in sorted(hashlib.algorithms_guaranteed)
+    )
+    assert told(code) == f"False\n{expected}{hmac.new(b'key', b'text', 'sha256').hexdigest()}\n"
 
 
 def test_what_was_imported_before_is_left_alone() -> None:

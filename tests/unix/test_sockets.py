@@ -54,6 +54,11 @@ def test_an_address_listens_where_it_says(host: str | None, ipv6_only: bool | No
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
+def test_an_international_name_is_looked_up_as_what_it_stands_for() -> None:
+    with sockets.bind_tcp("\uff4cocalhost", 0, 16) as listener:  # with a full-width l
+        assert listener.getsockname()[0] in ("127.0.0.1", "::1")
+
+
 def test_a_taken_port_is_refused_with_the_name_and_pid_of_who_has_it() -> None:
     code = """
 import socket
