@@ -56,8 +56,9 @@ def going_back(left: Handover | None) -> Iterator[None]:
         # Here, while the traceback still holds what was opened: nothing of it is closed.
         state = handover.write(left)
         handover.keep_open(left, state)
-        if left.caretaker >= 0:
-            os.set_inheritable(left.caretaker, True)
+        for fd in (left.caretaker, left.counted):
+            if fd >= 0:
+                os.set_inheritable(fd, True)
         sys.stderr.write(f"clusterd: the new code failed, back to the old: {type(error).__name__}: {error}\n")
         sys.stderr.flush()
         os.execve(left.command[0], [*left.command], os.environ | left.environment | {handover.VARIABLE: str(state)})

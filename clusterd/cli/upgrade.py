@@ -154,8 +154,8 @@ class Upgrader:
         opened: list[int] = []
         try:
             queues = [*self._primary.listeners.open_queues(), *self._primary.children.scripts.dispatches()]
-            _, left.caretaker = caretaker.fork(queues)
-            opened.append(left.caretaker)
+            _, left.caretaker, left.counted = caretaker.fork(queues)
+            opened += (left.caretaker, left.counted)
             state = handover.write(left)
             opened.append(state)
             handover.keep_open(left, state)

@@ -15,12 +15,12 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from select import select
-from time import monotonic
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlencode
 
+from clusterd.client import outcomes
 from clusterd.client.places import CONTROL_SOCKET, find_socket, is_running, run_dir_candidates
 from clusterd.errors import HostError, NotRunning, PeerError, Refused, RequestFailed, TimedOut
 
@@ -40,11 +40,6 @@ SILENCE = 60.0
 every 15."""
 
 CHECKS = {"live": "/livez", "ready": "/readyz", "startup": "/startupz"}
-
-LOOK = 0.1
-"""Seconds between two looks at what a primary does that was upgraded while it was to answer."""
-
-VERDICT = ("generation", "verdict", "reason", "report", "took")
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -158,32 +153,8 @@ class Client:
             pool: this one alone.
             timeout: seconds to wait for the verdict; the reload goes on.
         """
-        end = monotonic() + timeout
-        upgrades = self.status()["service"].get("upgrades", 0) if wait else 0
-        try:
-            return self._order("/v1/reload", {"pool": pool}, wait, timeout)
-        except (NotRunning, PeerError):  # whoever was to answer has perhaps become other code meanwhile
-            found = self._verdict_after(upgrades, end) if wait else None
-            if found is None:
-                raise
-            return found
-
-    def _verdict_after(self, upgrades: int, end: float) -> Document | None:
-        """How the reload ended that the primary was busy with when it was upgraded; ``None``: it was not upgraded."""
-        while True:
-            try:
-                status = self.status()
-                if status["service"].get("upgrades", 0) <= upgrades:
-                    return None
-                if status.get("reload") is None:
-                    ended = [one for one in self.events(last=500) if one.get("event") == "reload_ended"]
-                    return {name: ended[-1].get(name) for name in VERDICT} if ended else None
-            except TimedOut:
-                if monotonic() > end:
-                    raise
-            if monotonic() > end:
-                raise TimedOut(f"{self.socket_path}: no verdict in time; the reload goes on, `clusterd events` tells")
-            select([], [], [], LOOK)
+        ask = partial(self._order, "/v1/reload", {"pool": pool}, wait)
+        return outcomes.outlived(self, ask, timeout, outcomes.verdict) if wait else ask(timeout)
 
     def verdict(self, *, timeout: float = 600.0) -> Document:
         """How the reload that is under way ends, else how the last one did: as :meth:`reload`, which begins one.
@@ -194,7 +165,8 @@ class Client:
         Raises:
             Refused: there was none since the primary has started.
         """
-        return self._order("/v1/reload", {"begin": False}, True, timeout)
+        ask = partial(self._order, "/v1/reload", {"begin": False}, True)
+        return outcomes.outlived(self, ask, timeout, outcomes.verdict)
 
     def changes(self) -> list[Document]:
         """What a reload would change in the configuration: ``key``, ``before``, ``after``, ``restart``."""
@@ -212,7 +184,8 @@ class Client:
             pool, worker: only these; ``worker`` by id.
             timeout: seconds to wait until all have been replaced; it goes on.
         """
-        return self._order("/v1/restart", {"pool": pool, "worker": worker}, wait, timeout)
+        ask = partial(self._order, "/v1/restart", {"pool": pool, "worker": worker}, wait)
+        return outcomes.outlived(self, ask, timeout, outcomes.replaced(pool, worker)) if wait else ask(timeout)
 
     def start(self, pool: str, *, wait: bool = True, timeout: float = 300.0) -> Document:
         """Have a pool work again that was stopped or has given up: ``wanted``, ``ready``, ``given_up``.
@@ -220,7 +193,7 @@ class Client:
         Args:
             timeout: seconds to wait until all of its workers are ready.
         """
-        return self._order(f"/v1/pools/{quote(pool, safe='')}/start", {}, wait, timeout)
+        return self._again(f"/v1/pools/{quote(pool, safe='')}/start", wait, timeout)
 
     def stop(self, pool: str, *, wait: bool = True, timeout: float = 300.0) -> Document:
         """Have all workers of a pool drain, and none follow: ``wanted``, ``ready``.
@@ -228,7 +201,7 @@ class Client:
         Args:
             timeout: seconds to wait until the last of them has ended.
         """
-        return self._order(f"/v1/pools/{quote(pool, safe='')}/stop", {}, wait, timeout)
+        return self._again(f"/v1/pools/{quote(pool, safe='')}/stop", wait, timeout)
 
     def hold(self, pool: str, slot: int, *, wait: bool = True, timeout: float = 300.0) -> Document:
         """Have the worker of a slot drain, and the slot stay empty: ``pool``, ``slot``, ``held``, ``worker``.
@@ -236,7 +209,7 @@ class Client:
         Args:
             timeout: seconds to wait until its worker has ended.
         """
-        return self._order(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/hold", {}, wait, timeout)
+        return self._again(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/hold", wait, timeout)
 
     def release(self, pool: str, slot: int, *, wait: bool = True, timeout: float = 300.0) -> Document:
         """Have a slot that is held filled again: ``pool``, ``slot``, ``held``, ``worker``.
@@ -244,7 +217,7 @@ class Client:
         Args:
             timeout: seconds to wait until a worker in it is ready.
         """
-        return self._order(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/release", {}, wait, timeout)
+        return self._again(f"/v1/pools/{quote(pool, safe='')}/slots/{slot}/release", wait, timeout)
 
     def stacks(self, worker: int) -> str:
         """What the threads and tasks of a worker are doing, by its id, for people; it is not stopped."""
@@ -266,10 +239,17 @@ class Client:
         return self._document(self._read("POST", "/v1/shutdown", {"now": now}))
 
     def _order(self, target: str, body: Document, wait: bool, timeout: float) -> Document:
-        """A change whose outcome takes its time, which the primary bounds. One that is frozen is found out before."""
-        self._read("GET", "/v1/status")
+        """A change whose outcome takes its time, which the primary bounds. One that is frozen is found out before: by
+        who waits, for he asks for the status anyway."""
+        if not wait:
+            self._read("GET", "/v1/status")
         body = {**{name: value for name, value in body.items() if value is not None}, "wait": wait, "timeout": timeout}
         return self._document(self._read("POST", target, body, self.timeout + (timeout if wait else 0.0)))
+
+    def _again(self, target: str, wait: bool, timeout: float) -> Document:
+        """An order that may be given twice: what is so already stays so."""
+        ask = partial(self._order, target, {}, wait)
+        return outcomes.outlived(self, ask, timeout) if wait else ask(timeout)
 
     # -- bytes ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..unix import mail, scoreboard
 from ..unix.notified import Notified
 from ..wire import series
 from ..wire.suspended import Suspended, suspend
-from . import resuming, trials
+from . import caretaker, resuming, trials
 from .child import Child
 from .children import Children
 from .dispatch import Box, Dispatch
@@ -157,12 +157,15 @@ def adopt(left: Handover, children: Children, standing: Mapping[str, Standing]) 
 
 
 def begin(left: Handover, children: Children, standing: Mapping[str, Standing]) -> None:
-    """There is no way back any more: what was held is handed on."""
+    """There is no way back any more: what was held is handed on, and what the caretaker does in our place is told."""
     for key, state in {**left.listeners, **left.further}.items():
         queue = standing[key].queue if key in standing else None
         if isinstance(queue, Dispatch):
             resuming.hand_on(queue, state)
     children.scripts.proceed(left.scripts, children.by_id)
+    if left.counted >= 0:
+        boxes = [box for child in children.by_id.values() for box in child.boxes.values() if box.fd >= 0]
+        caretaker.hear(children.loop, left.counted, {box.fd: box for box in boxes})
 
 
 def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standing]) -> Child:

@@ -2,13 +2,17 @@
 
 It does the one thing that cannot wait a tenth of a second: accept, choose the next worker in turn, post. It holds
 nothing, knows no rules, and ends when the successor closes its end of a pipe, or dies. Both may accept at the same
-time: each connection goes to one of them, and both post into the same mailboxes.
+time: each connection goes to one of them, and both post into the same mailboxes. Its last word is how many it has
+posted, for the books.
 """
 
+import asyncio
 import os
 import select
+import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from ..unix import process, sockets
@@ -23,36 +27,76 @@ PAUSE_MS: Final = 5
 LONGEST: Final = 60.0
 """Seconds after which it ends whatever happens: a successor needs a tenth of one."""
 
+LAST: Final = 5.0
+"""Seconds in which it finds somebody for what it still holds when the successor has come."""
 
-def fork(queues: Iterable[Dispatch | Shared]) -> tuple[int, int]:
+_ENTRY: Final = struct.Struct("=iI")
+"""The descriptor of a mailbox, and how many were posted there."""
+
+
+def fork(queues: Iterable[Dispatch | Shared]) -> tuple[int, int, int]:
     """Fork it.
 
     Args:
         queues: whose connections it hands on; from those that are shared workers accept by themselves.
 
     Returns:
-        Its pid, and the descriptor that keeps it going: inheritable, for the successor to close.
+        Its pid, the descriptor that keeps it going, for the successor to close, and the one from which that is told at
+        the end how many it has handed on (:func:`hear`): both inheritable.
 
     Raises:
         OSError: EMFILE, ENFILE, EAGAIN or ENOMEM.
     """
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pipes: list[int] = []
     try:
-        os.set_inheritable(writing, True)
+        pipes += os.pipe2(os.O_CLOEXEC)
+        pipes += os.pipe2(os.O_CLOEXEC)
+        until, going, counts, telling = pipes
+        for fd in (going, counts):
+            os.set_inheritable(fd, True)
         pid = os.fork()  # noqa: TID251  # it runs a dozen lines that take no lock
     except BaseException:
-        os.close(reading)
-        os.close(writing)
+        for fd in pipes:
+            os.close(fd)
         raise
     if pid == 0:
         try:
-            os.close(writing)
+            os.close(going)
+            os.close(counts)
             process.title("clusterd: caretaker")
-            _care([one for one in queues if isinstance(one, Dispatch) and _can_serve(one)], reading)
+            posted = _care([one for one in queues if isinstance(one, Dispatch) and _can_serve(one)], until)
+            os.write(telling, b"".join(map(_ENTRY.pack, posted.keys(), posted.values())))
         finally:
             os._exit(0)
-    os.close(reading)
-    return pid, writing
+    os.close(until)
+    os.close(telling)
+    return pid, going, counts
+
+
+def hear(loop: asyncio.AbstractEventLoop, fd: int, boxes: Mapping[int, Box]) -> None:
+    """In the successor: put into the books, when it says so, what it has handed on. Of one that was killed nothing.
+
+    Args:
+        fd: from :func:`fork`; it is closed at the end.
+        boxes: by descriptor, those that were left.
+    """
+    os.set_blocking(fd, False)
+    told = bytearray()
+
+    def read() -> None:
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return
+        told.extend(data)
+        if not data:
+            loop.remove_reader(fd)
+            os.close(fd)
+            for writing, count in _ENTRY.iter_unpack(bytes(told[: len(told) - len(told) % _ENTRY.size])):
+                if writing in boxes:
+                    boxes[writing].handed += count
+
+    loop.add_reader(fd, read)
 
 
 def _can_serve(dispatch: Dispatch) -> bool:
@@ -61,33 +105,48 @@ def _can_serve(dispatch: Dispatch) -> bool:
     return dispatch.sock.fileno() >= 0 and any(box.fd >= 0 for box in dispatch.boxes)
 
 
-def _care(dispatches: Sequence[Dispatch], until: int) -> None:
+def _care(dispatches: Sequence[Dispatch], until: int) -> Counter[int]:
+    """Until the other end of ``until`` is closed; returns how many it has posted, by the mailbox's descriptor."""
+    posted: Counter[int] = Counter()
     poll = select.poll()
     poll.register(until, 0)  # POLLHUP is always told
-    turns = {one.sock.fileno(): _Turn(one) for one in dispatches}
+    turns = {one.sock.fileno(): _Turn(one, posted) for one in dispatches}
     for fd in turns:
         poll.register(fd, select.POLLIN)
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        for fd, _ in poll.poll(1000):
+    end, over = time.monotonic() + LONGEST, False
+    while time.monotonic() < end and not (over and not any(turn.holds for turn in turns.values())):
+        for fd, _ in poll.poll(PAUSE_MS if any(turn.holds for turn in turns.values()) else 1000):
             if fd == until:
-                return
+                over, end = True, time.monotonic() + LAST
+                for every in (until, *turns):
+                    poll.unregister(every)
+                break
             if not turns[fd].serve():
                 select.select([], [], [], PAUSE_MS / 1000)
+        for turn in turns.values():
+            if turn.holds:
+                turn.post()
+    return posted
 
 
 class _Turn:
     """One listener's rotation; it goes on where the primary's stands."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, posted: Counter[int]) -> None:
+        self._posted = posted
         self._sock = dispatch.sock
         self._boxes = [box for box in dispatch.in_turn() if box.fd >= 0 and not box.robbed]
         self._next = 0
+        self._held: tuple[bytes, int] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """It has accepted a connection for which nobody had room then, after all."""
+        return self._held is not None
 
     def serve(self) -> bool:
         """Accept one connection and hand it on; false if nobody has room, or the kernel is short of something."""
-        box = self._choose()
-        if box is None:
+        if self._held is not None or self._choose() is None:
             return False
         try:
             accepted = sockets.accept(self._sock)
@@ -97,12 +156,26 @@ class _Turn:
             return True  # the successor was faster
         fd, address = accepted
         host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-        letter = letters.pack(host, port, time.monotonic_ns())
-        while box is not None and box.outbox.post(letter, fd) is not Posted.SENT:
-            self._boxes.remove(box)  # broken, or short of room for descriptors: another has some
-            box = self._choose()
-        os.close(fd)
-        return True
+        self._held = letters.pack(host, port, time.monotonic_ns()), fd
+        return self.post()
+
+    def post(self) -> bool:
+        """Hand on what is held; false if nobody has room for it now: it cannot be put back into the kernel's queue."""
+        assert self._held is not None
+        letter, fd = self._held
+        while (box := self._choose()) is not None:
+            match box.outbox.post(letter, fd):
+                case Posted.SENT:
+                    self._posted[box.fd] += 1
+                    self._next = (self._boxes.index(box) + 1) % len(self._boxes)
+                    self._held = None
+                    os.close(fd)
+                    return True
+                case Posted.BROKEN:
+                    self._boxes.remove(box)
+                case _:
+                    return False
+        return False
 
     def _choose(self) -> Box | None:
         """The next in turn that is empty, else the next that has room."""
@@ -110,7 +183,4 @@ class _Turn:
         order = [self._boxes[(self._next + step) % count] for step in range(count)]
         queued = {id(box): box.outbox.queued() for box in order}
         found = next((box for box in order if not queued[id(box)]), None)
-        found = found or next((box for box in order if queued[id(box)] < box.outbox.limit), None)
-        if found is not None:
-            self._next = (self._boxes.index(found) + 1) % count
-        return found
+        return found or next((box for box in order if queued[id(box)] < box.outbox.limit), None)

@@ -180,6 +180,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
         environment: variables that were taken out of the environment.
         command: the words that ran this primary, with its own interpreter: what a successor that fails goes back to.
         caretaker: the descriptor that keeps it going.
+        counted: the one from which it tells what it has handed on.
         tried: a successor has failed with it already.
     """
 
@@ -214,6 +215,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
     environment: dict[str, str] = {}
     command: tuple[str, ...] = ()
     caretaker: int = -1
+    counted: int = -1
     tried: bool = False
 
     def descriptors(self) -> set[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher, kill
+from tests.real.harness import DEADLINE, Launcher, Service, kill, merged
 from tests.real.looking import LONG, PIDS, app, ask, children, descriptors, pids_of, start, upgraded
 
 SLOW = app("""
@@ -98,6 +98,13 @@ def test_new_connections_are_answered_all_the_time(launcher: Launcher) -> None:
         thread.join()
     assert failures == []
     assert set(answers) == {200}
+    # What the caretaker has handed on is in the books too.
+    metrics = service.metrics()
+    wait_for(
+        lambda: service.metrics().value("clusterd_connections_total", pool="web") == len(answers),
+        DEADLINE,
+        f"{len(answers)} connections; {metrics.value('clusterd_connections_total', pool='web')}",
+    )
 
 
 def test_the_command_waits_for_it_and_tells_of_it(launcher: Launcher) -> None:
@@ -109,6 +116,92 @@ def test_the_command_waits_for_it_and_tells_of_it(launcher: Launcher) -> None:
     assert done.returncode == 0, done.stderr
     assert f"pid {service.pid} as before" in done.stdout
     assert [record["check"] for record in service.logged("audit", action="upgrade")] == [True, False]
+
+
+HELD = app("""
+import asyncio, os
+async def answer(path):
+    if path == "/hold":
+        while not os.path.exists("end"):
+            await asyncio.sleep(0.01)
+    return os.getpid()
+""")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("restart",), "2 workers replaced\n"),
+        (("restart", "web/0"), "1 worker replaced\n"),
+        (("stop", "web"), "web: stopped\n"),
+        (("stop", "web/0"), "web/0: held; `clusterd start web/0` fills it again\n"),
+    ],
+    ids=["restart", "restart of one", "stop", "stop of one"],
+)
+def test_who_waits_for_an_end_is_told_by_the_successor(launcher: Launcher, command: tuple[str, ...], said: str) -> None:
+    """Two upgrades while a request keeps its worker from going; the command waits on, and tells what has come of it."""
+    service = start(launcher, HELD, merged(PATIENT, {"shutdown": {"drain_timeout": "120s"}}))
+    with service.client() as client:
+        client.request("GET", "/hold")
+        victim, slot = wait_for(lambda: busy(service), DEADLINE, "a worker with a request")
+        words = [word.replace("web/0", f"web/{slot}") for word in command]
+        told: list[subprocess.CompletedProcess[str]] = []
+        waiting = threading.Thread(target=lambda: told.append(service.cli(*words, timeout=2 * LONG)))
+        waiting.start()
+        wait_for(lambda: service.logged("audit", action=named(command)), LONG, "the order")
+        wait_for(lambda: any(one["state"] == "draining" for one in service.workers()), LONG, "a worker that drains")
+        for times in (1, 2):
+            upgraded(service, times)
+        assert waiting.is_alive()
+        (launcher.folder / "end").touch()
+        assert client.getresponse().status == 200
+    waiting.join()
+    (done,) = told
+    assert (done.returncode, done.stdout) == (0, said.replace("web/0", f"web/{slot}")), done.stderr
+    assert victim not in pids_of(service).values()
+
+
+def named(command: tuple[str, ...]) -> str:
+    """The action in the log's audit."""
+    return "hold" if command == ("stop", "web/0") else command[0]
+
+
+def busy(service: Service) -> tuple[int, int] | None:
+    """Pid and slot of a worker with a request."""
+    return next(((one["pid"], one["slot"]) for one in service.workers() if one["in_flight"]), None)
+
+
+@pytest.mark.parametrize("target", ["web", "web/1"])
+def test_who_waits_for_a_start_is_told_by_the_successor(launcher: Launcher, target: str) -> None:
+    """The pool's new worker takes its time to be ready, and meanwhile the primary becomes other code."""
+    service = start(launcher, SLOW_START)
+    assert service.cli("stop", target, timeout=LONG).returncode == 0
+    (launcher.folder / "slow").touch()
+    told: list[subprocess.CompletedProcess[str]] = []
+    waiting = threading.Thread(target=lambda: told.append(service.cli("start", target, timeout=2 * LONG)))
+    waiting.start()
+    wait_for(lambda: any(one["state"] == "booting" for one in service.workers()), LONG, "a worker that starts")
+    for times in (1, 2):
+        upgraded(service, times)
+    assert waiting.is_alive()
+    (launcher.folder / "slow").unlink()
+    waiting.join()
+    (done,) = told
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{target}: ")
+    assert service.status()["pools"][0]["ready"] == 2
+
+
+SLOW_START = (
+    app(PIDS)
+    + """
+async def app(scope, receive, send, served=app):
+    import asyncio, os
+    while scope["type"] == "lifespan" and os.path.exists("slow"):
+        await asyncio.sleep(0.01)
+    await served(scope, receive, send)
+"""
+)
 
 
 MOOD = app("""
