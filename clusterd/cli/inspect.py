@@ -90,6 +90,7 @@ def described(found: Document) -> list[str]:
     """A worker's description for people, a line each."""
     from clusterd.cli.follow import output_line
     from clusterd.ops.words import seconds, size
+    from clusterd.unix.cpus import ranges
 
     worker = found["worker"]
 
@@ -117,6 +118,7 @@ def described(found: Document) -> list[str]:
         "memory": f"{known(worker['memory'], lambda count: size(int(count)))} in proportion (PSS), "
         f"{known(found['unique'], lambda count: size(int(count)))} its own (USS), "
         f"{known(found['resident'], lambda count: size(int(count)))} resident (RSS)",
+        "may run on": "-" if found.get("cpus") is None else f"CPU {ranges(found['cpus'])}",
         "descriptors": f"{known(found['open_fds'])} of {known(found['max_fds'])}",
         "event loop": f"turned {span(worker['heartbeat_age'])} ago, late by "
         + known(worker["loop_lag"], lambda late: f"{late * 1000:.1f} ms"),

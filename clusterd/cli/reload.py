@@ -10,7 +10,7 @@ from ..config.load import Loaded
 from ..errors import ClusterdError, UsageError
 from ..ops.logs import Log
 from ..primary.handover import Handover
-from ..primary.plans import plan
+from ..primary.plans import plan, verify_cpus
 from ..primary.service import Primary
 from ..unix import cgroup
 
@@ -82,6 +82,7 @@ class Reloader:
                 found = await asyncio.to_thread(self._read)
                 config = reloaded(self._primary.config, found.config, pool)
                 names = [pool] if pool else [*config.pools]
+                verify_cpus(config)
                 generation = self._primary.next_generation()
                 # Certificates are read here, small files as the configuration is.
                 plans = {

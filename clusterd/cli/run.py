@@ -32,7 +32,7 @@ from ..primary import doors, kept, listeners, passed, resuming, state
 from ..primary.handed import SocketState
 from ..primary.handover import Handover
 from ..primary.loop import Loop
-from ..primary.plans import plan
+from ..primary.plans import plan, verify_cpus
 from ..primary.service import Eyes, Primary
 from ..spawner.client import Plan
 from ..unix import activation, cgroup, local, process, signals, sockets
@@ -117,6 +117,7 @@ class Composition:
             self._take_over(left)
             return
         certificates.verify(loaded)
+        verify_cpus(self._config)
         make_run_dir(self._config.clusterd.run_dir)
         # First: a living primary in the same run directory is a better answer than "the port is taken".
         self._control = self._open_unix(control.socket, control.mode)

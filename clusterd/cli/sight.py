@@ -8,7 +8,7 @@ from ..ops.probe import LOOK_EVERY, NO_ANSWER, Question
 from ..ops.source import ListenerSample, Sample, Segment
 from ..primary.child import Child
 from ..primary.service import Primary
-from ..unix import cgroup
+from ..unix import cgroup, cpus
 from ..wire import reports
 from ..wire.rows import HISTOGRAMS, Histogram, Row
 
@@ -98,6 +98,10 @@ class Sight:
 
     def samples(self) -> Mapping[int, Sample]:
         return _Samples(self.primary)
+
+    def cpus(self, worker: int) -> Sequence[int] | None:
+        child = self.primary.children.by_id.get(worker)
+        return None if child is None or not child.pid else cpus.of(child.pid)
 
     def handed(self) -> Mapping[tuple[int, str], int]:
         return self.primary.handed()

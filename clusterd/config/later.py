@@ -31,7 +31,6 @@ LATER: tuple[Later, ...] = (
     Later("pools.NAME.engine", lambda engine: engine not in ("auto", "uvicorn"), "all but uvicorn"),
     Later("pools.NAME.scheduling", _any_of("least", "kernel"), '"least", "kernel"'),
     Later("pools.NAME.stop_signal"),
-    Later("pools.NAME.cpu_affinity"),
     Later("monitoring.address", lambda address: address is not None and address.kind != "tcp", '"unix:" and "fd:"'),
 )
 

@@ -30,9 +30,19 @@ def policy(config: Config, *, cpus: int) -> ServicePolicy:
     )
 
 
+def as_many_as(cpus: int, pool: Pool) -> int:
+    """How many workers ``workers = "auto"`` is: no more than the CPUs that they may run on.
+
+    Args:
+        cpus: that the service may keep busy.
+    """
+    listed = len(pool.cpu_affinity) if pool.cpu_affinity != "auto" else 0
+    return min(cpus, listed or cpus)
+
+
 def pool_policy(name: str, pool: Pool, *, cpus: int) -> PoolPolicy:
     """The policy of one pool; parameters as of :func:`policy`."""
-    workers = cpus if pool.workers == "auto" else pool.workers
+    workers = as_many_as(cpus, pool) if pool.workers == "auto" else pool.workers
     restart = pool.restart
     return PoolPolicy(
         name=name,

@@ -265,7 +265,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     group: Annotated[str, Key(kind.ACCOUNT, "The group that the pool runs as.", shown="the user's, or unchanged")] = ""
     umask: Annotated[int | None, Key(kind.UMASK, "The pool's file mode creation mask.", shown="unchanged")] = None
     cpu_affinity: Annotated[
-        tuple[int, ...], Key(kind.CPUS, "The CPUs that the pool's workers may run on.", shown="unchanged")
+        Literal["auto"] | tuple[int, ...],
+        Key(kind.CPUS, "The CPUs its workers may run on; auto: one of the service's each, by slot.", shown="unchanged"),
     ] = ()
     on_message: Annotated[
         str,

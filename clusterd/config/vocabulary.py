@@ -70,7 +70,12 @@ ADDRESS_OR_OFF = Place(label="address or 0", off=True)
 MODE = Octal()
 UMASK = Octal(label="umask", example="027")
 NETWORKS = ListOf(label="list of addresses, networks or *", item=Proxy())
-CPUS = ListOf(label="list of CPU numbers", item=Integer(high=8191), unique=True)
+CPUS = OneOf(
+    label='"auto" or list of CPU numbers',
+    words=("auto",),
+    other=ListOf(label="list of CPU numbers", item=Integer(high=8191), unique=True),
+    expected_other="a list of different CPU numbers such as [0, 1]",
+)
 LISTENERS = ListOf(
     label="list of listener names",
     item=Text(expected="a listener's name", pattern=NAME_PATTERN, empty=False),

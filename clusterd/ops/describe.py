@@ -30,6 +30,7 @@ class Described(msgspec.Struct, frozen=True):
     unique: Annotated[int | None, Meta(description="bytes that its end would free (USS); null if unknown")] = None
     open_fds: Annotated[int | None, Meta(description="open descriptors; null if unknown")] = None
     max_fds: Annotated[int | None, Meta(description="descriptors it may open; null if unknown")] = None
+    cpus: Annotated[tuple[int, ...] | None, Meta(description="CPUs that it may run on; null if unknown")] = None
     unread: Annotated[int | None, Meta(description="connections taken and not read from yet; null if unknown")] = None
     output: Annotated[tuple[Shown, ...], Meta(description="the last lines of its output")] = ()
 
@@ -59,6 +60,7 @@ def describe(worker: int, source: Source, journal: Journal, rates: Rated | None)
         unique=row.get("unique_bytes") or None,
         open_fds=row.get("open_fds") or None,
         max_fds=row.get("max_fds") or None,
+        cpus=None if (cpus := source.cpus(worker)) is None else tuple(cpus),
         unread=row.get("connections_unread") if row.get("heartbeat_ns") else None,
         output=tuple(Shown(instant(line.at), *line[2:]) for line in lines),
     )

@@ -102,6 +102,9 @@ class Source(Protocol):
     def samples(self) -> Mapping[int, Sample]:
         """By worker id; a worker's last sample is still there while its ``WorkerExited`` is observed."""
 
+    def cpus(self, worker: int) -> Sequence[int] | None:
+        """The CPUs that a worker's process may run on; ``None`` if there is none."""
+
     def handed(self) -> Mapping[tuple[int, str], int]:
         """(Worker id, listener's name) to the connections handed to it so far; kept as long as :meth:`samples`."""
 

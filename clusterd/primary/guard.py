@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from ..config.policies import as_many_as
 from ..config.schema import Config
 from ..core import events as e
 from ..unix import cgroup
@@ -97,8 +98,8 @@ class Watch:
         if cpus == self._cpus:
             return
         was, self._cpus = self._cpus, cpus
-        following = [name for name, pool in self._config().pools.items() if pool.workers == "auto"]
+        following = {name: pool for name, pool in self._config().pools.items() if pool.workers == "auto"}
         who = f"pools that follow: {', '.join(following)}" if following else 'no pool has workers = "auto"'
         self._warn("cpus_changed", f"this service may use {cpus} CPUs now, and not {was}; {who}", cpus=cpus)
-        for pool in following:
-            self._report(e.ScaleTo(pool, cpus))
+        for name, pool in following.items():
+            self._report(e.ScaleTo(name, as_many_as(cpus, pool)))

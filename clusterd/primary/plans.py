@@ -8,7 +8,9 @@ from typing import Final
 
 from ..config.rules import longest_drain
 from ..config.schema import Config, Pool
+from ..errors import HostError
 from ..spawner.client import Plan
+from ..unix import cpus
 from ..wire import zygote as wire
 from ..wire.tls import Material
 from . import certificates, scripts
@@ -94,6 +96,8 @@ def plan(
                 }
                 for listener in pool.listeners
             },
+            cpus=[] if pool.cpu_affinity == "auto" else [*pool.cpu_affinity],
+            spread=pool.cpu_affinity == "auto",
         ),
         env=env,
         cwd=pool.cwd or None,
@@ -102,6 +106,20 @@ def plan(
         umask=-1 if pool.umask is None else pool.umask,
         tls=tls,
     )
+
+
+def verify_cpus(config: Config) -> None:
+    """Whether the pools' workers can run where they are to.
+
+    Raises:
+        HostError: they cannot, and why.
+    """
+    for name, pool in config.pools.items():
+        if pool.cpu_affinity and pool.cpu_affinity != "auto":
+            try:
+                cpus.verify(pool.cpu_affinity)
+            except HostError as error:
+                raise HostError(f"pools.{name}.cpu_affinity: {error}") from None
 
 
 def _limits(pool: Pool, nofile: int) -> dict[str, list[int]]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..errors import AppError, HostError
-from ..unix import memfile, packets, process, signals
+from ..unix import cpus, memfile, packets, process, signals
 from ..wire import zygote as wire
 from .apps import load
 from .safety import why_unsafe
@@ -73,6 +73,7 @@ class Zygote:
         if os.getppid() != request.primary_pid:
             _end(0)
         self._limit()
+        self._bind()
         loaded = wire.Loaded(preloaded=False) if request.program else self._import()
         # First: from its word on it may have workers, whom it has to bury.
         process.set_parent_death_signal(0)
@@ -103,6 +104,14 @@ class Zygote:
                     f"limits.{name} = {hard} is above the hard limit that this process has, {most}; lower it, or raise"
                     f" the service's own (LimitNOFILE and the like of a systemd unit, ulimit -H)"
                 )
+
+    def _bind(self) -> None:
+        """Before the import: libraries that count CPUs then count those."""
+        if self._load.cpus:
+            try:
+                cpus.bind(self._load.cpus)
+            except HostError as error:
+                self._fail(f"cpu_affinity: {error}")
 
     def _import(self) -> wire.Loaded:
         ours = frozenset({0, 1, 2, self._control.fileno(), *self._service_out})

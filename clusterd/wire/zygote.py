@@ -33,6 +33,8 @@ class Load:
         engine: what the engine is told: the HTTP options by name.
         program: the command of workers that are programs of their own; nothing is imported for those.
         doors: by listener, how its connections come in: ``shared``, ``proxy`` and ``tls``, each true or false.
+        cpus: on which CPUs all of this runs; empty: where the primary does.
+        spread: each worker runs on one of those alone, in turn by slot.
     """
 
     service: str
@@ -47,6 +49,8 @@ class Load:
     engine: dict[str, Any] = field(default_factory=dict)
     doors: dict[str, dict[str, bool]] = field(default_factory=dict)
     program: list[str] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import AppError, HostError, PeerError
-from ..unix import process, scoreboard
+from ..unix import cpus, process, scoreboard
 from ..wire import messages, rows, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
@@ -191,6 +191,8 @@ def _title(load: wire.Load, slot: int) -> None:
 
 def _placed(load: wire.Load, slot: int) -> None:
     """Who has a slot says so, to the app too; a spare has none yet."""
+    if load.spread:
+        cpus.bind_to_one(slot)
     os.environ["CLUSTERD_SLOT"] = str(slot)
     _title(load, slot)
 

@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Final, NoReturn
 
-from ..unix import process, signals
+from ..unix import cpus, process, signals
 from ..wire import messages
 from ..wire import zygote as wire
 from ..wire.lines import decode, encode
@@ -35,6 +35,8 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
     process.close_fds_except({0, 1, 2, channel_fd, board_fd, stacks_fd})
     process.set_oom_score_adj(OOM_SCORE)
     process.title(f"clusterd: {load.service} worker {load.pool}/{request.slot}")
+    if load.spread and request.slot >= 0:
+        cpus.bind_to_one(request.slot)
     channel = socket.socket(fileno=channel_fd)
     channel.setblocking(True)
     if not _go(channel) or os.getppid() != load.primary_pid:

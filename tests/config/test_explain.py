@@ -188,3 +188,6 @@ def test_the_core_is_given_its_numbers() -> None:
     assert (result.stop.lame_duck, result.stop.linger, result.stop.drain_timeout) == (0.0, 2.0, 25.0)
     automatic = from_flags(app="a:b", sets=["pools.web.min_ready=9"], environ={}).config
     assert [(pool.workers, pool.min_ready) for pool in policy(automatic, cpus=2).pools] == [(2, 2)]
+    for affinity, workers in (("[0, 3]", 2), ('"auto"', 8)):
+        bound = from_flags(app="a:b", sets=[f"pools.web.cpu_affinity={affinity}"], environ={}).config
+        assert [pool.workers for pool in policy(bound, cpus=8).pools] == [workers]

@@ -18,7 +18,6 @@ AWAY = {
     "pools.NAME.engine": 'engine = "waitress"',
     "pools.NAME.scheduling": 'scheduling = "least"',
     "pools.NAME.stop_signal": 'stop_signal = "SIGINT"',
-    "pools.NAME.cpu_affinity": "cpu_affinity = [0]",
     "monitoring.address": 'monitoring.address = "unix:m.sock"',
 }
 
@@ -100,6 +99,7 @@ cwd = "/srv"
 user = "www-data"
 group = 33
 umask = "027"
+cpu_affinity = [0]
 limits = { nofile = 4096, memory = "1GiB", core = "unlimited" }
 [pools.web.http]
 keep_alive = "10s"

@@ -86,6 +86,9 @@ class Staged:
     def samples(self) -> Mapping[int, Sample]:
         return {worker: Sample(os.getpid(), row) for worker, row in self.rows.items()}
 
+    def cpus(self, worker: int) -> Sequence[int] | None:
+        return (0, 1, 3)
+
     def handed(self) -> Mapping[tuple[int, str], int]:
         return self.given
 
