@@ -10,10 +10,10 @@ from clusterd.ops.notify import Sends
 from clusterd.ops.source import Source
 
 BEATS = 3
-"""So many times in each interval that the manager allows: one that is lost must not be the end."""
+"""So many times at least in each interval that the manager allows: one that is lost must not be the end."""
 
 LOOK = 5.0
-"""Seconds between two looks where the manager wants no watchdog: it acts on a trigger all the same."""
+"""Seconds between two looks at most: whatever interval the manager wants, and if it wants none, it acts on a trigger."""
 
 
 class Watchdog:
@@ -29,7 +29,7 @@ class Watchdog:
         self._notifier = notifier
         self._source = source
         self._interval = interval
-        self._pause = LOOK if interval is None else interval / BEATS
+        self._pause = LOOK if interval is None else min(LOOK, interval / BEATS)
         self._triggered = False
         self._next: asyncio.TimerHandle | None = None
         if notifier.available:

@@ -189,6 +189,42 @@ def test_a_frozen_primary_is_ended_by_the_watchdog_and_replaced(deploy: Deployer
     assert any("Watchdog timeout" in line for line in unit.journal())
 
 
+BREAKS = """
+import sys
+if sys.orig_argv[-1].endswith("clusterd.toml") and "run" in sys.orig_argv:
+    import os
+    from clusterd.core.supervisor import Supervisor
+    def handle(self, event, now, sound=Supervisor.handle):
+        if os.path.exists("/srv/broken"):
+            os.unlink("/srv/broken")
+            raise RuntimeError("a fault that was planted")
+        return sound(self, event, now)
+    Supervisor.handle = handle
+"""
+
+
+@pytest.mark.slow
+def test_a_primary_that_knows_itself_broken_has_itself_replaced(deploy: Deployer) -> None:
+    """`WATCHDOG=trigger`: its loop turns and would beat for ever, and what its rules know is not what is."""
+    unit = deploy(
+        SLOW,
+        dropin="[Service]\nWatchdogSec=600s\nTimeoutAbortSec=1s\nReadWritePaths=/srv\nDynamicUser=no\nUser=\n"
+        "Environment=PYTHONPATH=/opt/broken:/opt/clusterd/src\n",
+    )
+    unit.machine.write("/opt/broken/sitecustomize.py", BREAKS)
+    unit.start()
+    before = unit.main
+    thread, answers = in_background(unit, "/slow3")
+    unit.wait(lambda unit: unit.in_flight() == 1, "a request in flight")
+    unit.machine.write("/srv/broken", "")
+    unit.wait(lambda unit: any("the rules failed on" in line for line in unit.journal()), "a fault of the rules")
+    restarted(unit, before)
+    assert any("Watchdog request" in line for line in unit.journal()), "nobody had waited for the ten minutes"
+    assert unit.get().isdigit()
+    thread.join()
+    assert answers[0][0] == 200  # its worker did not mind
+
+
 @pytest.mark.slow
 def test_a_pool_in_trouble_never_withholds_the_watchdog(deploy: Deployer) -> None:
     """One pool crashes and crashes; the primary is sound, and so the good pool is not restarted for the bad one."""
