@@ -13,7 +13,7 @@ BEATS = 3
 """So many times at least in each interval that the manager allows: one that is lost must not be the end."""
 
 LOOK = 5.0
-"""Seconds between two looks at most, whatever interval the manager wants: it acts on a trigger even if it wants none."""
+"""Seconds between two looks at most, whatever interval the manager wants: it acts on a trigger in any case."""
 
 
 class Watchdog:
