@@ -208,6 +208,8 @@ async def listen(shares: Shares, wanted: Wanted, run: Callable[..., Any]) -> soc
         run(shares.look, sock)
 
     mailbox = MailSocket(grant, inbox, changed)
+    if relay is None:
+        shares.link.serve(grant.key, mailbox.visit)
     shares.add(mailbox)
     shares.listening(grant)
     return mailbox

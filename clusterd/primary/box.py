@@ -3,7 +3,8 @@
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ..unix.mail import Inbox, Outbox
+from ..unix.mail import Inbox, Outbox, Posted
+from ..wire.mail import PROBE
 from .handed import BoxState
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ class Box:
         self.taken_at = 0.0
         self.robbed = False
         self.steal_after = steal_after if inbox is not None else 0.0
+
+    def knock(self, now: float) -> None:
+        """Have its worker look: a server that waits for mail and nothing else has got something by another way.
+
+        If it is full, or the worker is to end, it looks without that, or it does not matter any more.
+        """
+        if isinstance(self.outbox, Outbox) and self.outbox.fileno() >= 0 and self.outbox.post(PROBE) is Posted.SENT:
+            self.posted.append(now)
 
     def describe(self, turn: int) -> BoxState:
         """For a successor of this process; ``turn``: its place in the rotation, -1 is none."""

@@ -86,8 +86,8 @@ class Child:
         size = weigh(words[rows.Row.PROPORTIONAL_BYTES], words[rows.Row.RESIDENT_BYTES], self.pid)
         return Weight(self.id, self.pool, self.slot, size, self.ready, self.draining)
 
-    def visit(self, key: str, refused: Callable[[], None]) -> socket.socket | None:
-        """See :meth:`Children.visit`; ``key`` is of one of its servers."""
+    def visit(self, key: str, accepted: Callable[[], None], refused: Callable[[], None]) -> socket.socket | None:
+        """See :meth:`Children.visit`; ``key`` is of one of its servers, ``accepted`` is called when it has it."""
         try:
             near, far = socket.socketpair()
         except OSError:
@@ -98,7 +98,9 @@ class Child:
                 reply = messages.read(received.message)
             except PeerError:
                 reply = None
-            if not (isinstance(reply, messages.Reply) and reply.accepted):
+            if isinstance(reply, messages.Reply) and reply.accepted:
+                accepted()
+            else:
                 refused()
 
         self.talk.ask(messages.newconn(key), answered, far.detach())

@@ -331,10 +331,10 @@ class Children:
             starting: it is one that is not ready yet.
         """
         child = self.by_id.get(worker)
-        key = None if child is None else self.scripts.door(child)
-        if child is None or key is None or child.ready is starting or child.draining:
+        door = None if child is None else self.scripts.door(child)
+        if child is None or door is None or child.ready is starting or child.draining:
             return None
-        return child.visit(key, refused)
+        return child.visit(*door, refused)
 
     def stacks(self, worker: int, done: Callable[[str], None]) -> bool:
         """Have ``done`` called, later and once, with a worker's stacks as text; false if it is not known or not born.

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import Final, Protocol
 
@@ -172,12 +173,22 @@ class Scripts:
             case _:
                 pass
 
-    def door(self, worker: Worker) -> str | None:
-        """The key under which it can be handed a connection of its own; ``None`` while it serves nothing."""
+    def door(self, worker: Worker) -> tuple[str, Callable[[], None]] | None:
+        """How it can be handed a connection of its own; ``None`` while it serves nothing.
+
+        Returns:
+            The key under which it goes by channel, and what to call when it was accepted.
+        """
         if worker.pool not in self._pools:
-            return messages.PROBE
-        servers = self._sharing[worker.pool].servers.values()
-        return next((server.key for server in servers if worker.id in server.seats), None)
+            return messages.PROBE, lambda: None
+        for server in self._sharing[worker.pool].servers.values():
+            if worker.id in server.seats:
+                return server.key, partial(self._knock, server.seats[worker.id].box)
+        return None
+
+    def _knock(self, box: Box | None) -> None:
+        if box is not None:
+            box.knock(self._loop.time())
 
     # -- a successor of this process -----------------------------------------------------------------------------
 

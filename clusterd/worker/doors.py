@@ -167,11 +167,13 @@ def _taken(take: Take, fd: int) -> bool:
 
 
 class SocketDoor:
-    """This worker has the listening socket, as all others have."""
+    """This worker has the listening socket, as all others have; by channel come those that are meant for it alone."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, grant: Grant, take: Take) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, link: Link, grant: Grant, take: Take) -> None:
         assert grant.fd is not None
         self._loop = loop
+        self._link = link
+        self._key = grant.key
         self._take = take
         self._sock = socket.socket(fileno=grant.fd)
         self._sock.setblocking(False)
@@ -184,12 +186,14 @@ class SocketDoor:
         if not self._open and self._pause is None:
             self._open = True
             self._loop.add_reader(self._sock, self._readable)
+            self._link.serve(self._key, lambda fd: _taken(self._take, fd))
 
     def shut(self) -> None:
         """Take none for now: others do, or the kernel's queue has them."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._sock)
+            self._link.serve(self._key, None)
 
     def close(self, take_rest: bool = False) -> None:
         """Take none any more."""
@@ -228,5 +232,5 @@ def door_of(
     if grant.mailbox:
         return MailDoor(loop, link, grant, take, words)
     if grant.fd is not None:
-        return SocketDoor(loop, grant, take)
+        return SocketDoor(loop, link, grant, take)
     return ChannelDoor(link, grant, take)

@@ -5,8 +5,9 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ..errors import PeerError
 from ..unix import mail
@@ -14,6 +15,12 @@ from ..unix.mail import Inbox, Outbox, Posted
 from ..wire import mail as letters
 from .doors import Connection
 from .sharing import Grant
+
+LOCAL: Final[dict[socket.AddressFamily, Any]] = {
+    socket.AF_INET: ("127.0.0.1", 0),
+    socket.AF_INET6: ("::1", 0, 0, 0),
+}
+"""Whom a server takes for the client that came by channel."""
 
 
 class MailSocket(socket.socket):
@@ -26,11 +33,10 @@ class MailSocket(socket.socket):
     Args:
         grant: where the primary listens.
         inbox: the mailbox's reading end, this object's from now on.
-        on_open: called with each connection taken.
-        on_close: called once, when this is closed or a connection of it is.
+        on_change: called when this or a connection of it is closed, or it is stopped.
     """
 
-    __slots__ = ("_connections", "_grant", "_inbox", "_on_change", "_timeout", "stopped")
+    __slots__ = ("_connections", "_grant", "_inbox", "_on_change", "_timeout", "_visits", "stopped")
 
     def __init__(self, grant: Grant, inbox: int, on_change: "Callable[[MailSocket], None]") -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=inbox)
@@ -39,6 +45,7 @@ class MailSocket(socket.socket):
         self._inbox = Inbox(os.dup(inbox))
         self._on_change: Callable[[MailSocket], None] | None = on_change
         self._connections: set[Connection] = set()
+        self._visits: deque[int] = deque()
         self._timeout: float | None = None
         self.stopped = False
 
@@ -107,7 +114,32 @@ class MailSocket(socket.socket):
             poll.poll(None if left is None else left * 1000)
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
+    def visit(self, fd: int) -> bool:
+        """Have ``accept`` return a connection that is meant for this worker alone, a health check: before all others.
+
+        Whoever hands it over sees to it that the mailbox polls readable: with an empty letter, where there is none.
+        May be called while another thread polls.
+        """
+        if self.stopped or self.fileno() < 0:
+            return False
+        self._visits.append(fd)
+        return True
+
+    def _visited(self) -> tuple[socket.socket, Any] | None:
+        try:
+            fd = self._visits.popleft()
+        except IndexError:
+            return None
+        family = self.family
+        address = "" if family == socket.AF_UNIX else LOCAL[family]
+        connection = Visit(fd, address, self._gone)
+        connection.setblocking(True)
+        self._connections.add(connection)
+        return connection, address
+
     def _take(self) -> tuple[socket.socket, Any] | None:
+        if (visit := self._visited()) is not None:
+            return visit
         try:
             os.close(os.dup(self.fileno()))  # without a free descriptor the kernel would drop the connection: EMFILE
             got = self._inbox.take()
@@ -116,7 +148,7 @@ class MailSocket(socket.socket):
                 mail.silence(self.fileno())  # a poll would be told "readable" for ever
             raise OSError(errno.ECONNABORTED, "the primary hands over no more connections") from None
         if got is None or got.fd is None:
-            return None  # nothing; or a probe, of which it is enough that it was taken
+            return self._visited()  # nothing; or a probe, of which it is enough that it was taken
         try:
             letter = letters.unpack(got.payload)
         except PeerError:
@@ -150,12 +182,37 @@ class MailSocket(socket.socket):
         if not self.stopped and self.fileno() >= 0:
             self.stopped = True
             mail.silence(self.fileno())
+            self._turn_away()
             self._changed()
+
+    def _turn_away(self) -> None:
+        while self._visits:
+            os.close(self._visits.popleft())
 
     def _real_close(self, *arguments: Any) -> None:
         self._inbox.close()
+        self._turn_away()
         super()._real_close(*arguments)  # type: ignore[misc]
         self._changed()
+
+
+class Visit(Connection):
+    """A connection that came by channel: no TCP, but a server that expects it sets its options and asks whose it is."""
+
+    __slots__ = ("_peer",)
+
+    def __init__(self, fd: int, peer: Any, on_close: Callable[[Connection], None]) -> None:
+        self._peer = peer
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd, on_close)
+
+    def setsockopt(self, level: int, *arguments: Any) -> None:
+        """As ``socket.setsockopt``; TCP's own are let pass."""
+        if level != socket.IPPROTO_TCP:
+            super().setsockopt(level, *arguments)
+
+    def getpeername(self) -> Any:
+        """As ``accept`` has told it."""
+        return self._peer
 
 
 class Relay:

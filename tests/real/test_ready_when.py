@@ -67,6 +67,73 @@ cluster.run(main())
 """
 )
 
+SYNCHRONOUS = (
+    WAIT
+    + """
+import http.server
+from clusterd import cluster
+
+BAD = int(os.environ.get("BAD", "302"))
+listener = cluster.listen(os.environ.get("HOST", "127.0.0.1"), 0)
+print("port", listener.getsockname()[1], flush=True)
+
+def answer(path):
+    print("asked", path, flush=True)
+    return 204 if "/ready" in path and pathlib.Path("go").exists() else BAD
+"""
+)
+
+STANDARD = (
+    SYNCHRONOUS
+    + """
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(answer(self.path))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *what):
+        what[0] % what[1:], self.client_address[0], self.client_address[1]
+
+server = http.server.KIND(("127.0.0.1", 0), Handler, bind_and_activate=False)
+server.socket.close()
+server.socket = listener
+server.serve_forever()
+"""
+)
+
+WAITRESS = (
+    SYNCHRONOUS
+    + """
+import waitress
+
+def app(environ, start_response):
+    start_response(f"{answer(environ['REQUEST_URI'])} Said", [("Content-Length", "0")])
+    return []
+
+waitress.create_server(app, sockets=[listener], threads=2).run()
+"""
+)
+
+ONE_BY_ONE = (
+    SYNCHRONOUS
+    + """
+while True:
+    connection, peer = listener.accept()
+    with connection:
+        head = connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 %d Said\\r\\nContent-Length: 0\\r\\n\\r\\n" % answer(head.split()[1].decode()))
+"""
+)
+
+SERVERS = {
+    "HTTPServer": STANDARD.replace("KIND", "HTTPServer"),
+    "ThreadingHTTPServer": STANDARD.replace("KIND", "ThreadingHTTPServer"),
+    "waitress": WAITRESS,
+    "accept": ONE_BY_ONE,
+}
+
+synchronous = pytest.mark.parametrize("server", SERVERS)
+
 OWN_PORT = """
 import http.server, os, socketserver
 
@@ -113,6 +180,46 @@ def test_a_program_is_asked_over_http_whether_it_is_ready(launcher: Launcher) ->
     service = start(launcher, "server.py", ASKED, ready=False, ready_when="http:/ready?now")
     for _ in range(2):
         service.wait_log(lambda record: said(record) == "asked /ready?now", count=4)
+    go(service, launcher.folder)
+    assert service.stop() == 0
+
+
+@synchronous
+def test_a_synchronous_server_is_asked_over_http_whether_it_is_ready(launcher: Launcher, server: str) -> None:
+    service = start(launcher, "server.py", SERVERS[server], ready=False, ready_when="http:/ready?now")
+    for _ in range(2):
+        service.wait_log(lambda record: said(record) == "asked /ready?now", count=4)
+    go(service, launcher.folder)
+    assert fetch(port(service), "/ready").status == 204
+    assert service.stop() == 0
+
+
+def test_one_with_an_address_of_version_6_too(launcher: Launcher) -> None:
+    source = SERVERS["HTTPServer"]
+    service = start(launcher, "server.py", source, ready=False, ready_when="http:/ready", env={"HOST": "::1"})
+    service.wait_log(lambda record: said(record) == "asked /ready", count=2)
+    go(service, launcher.folder)
+    assert service.stop() == 0
+
+
+@synchronous
+def test_one_that_answers_badly_to_its_health_check_is_replaced(launcher: Launcher, server: str) -> None:
+    health = {"http_path": "/well", "http_interval": "200ms", "http_timeout": "5s"}
+    service = start(launcher, "server.py", SERVERS[server], workers=1, health=health, env={"BAD": "503"})
+    assert service.wait_log("worker_hung", worker=1)["why"] == "GET /well: it answered 503"
+
+
+def test_one_that_is_busy_for_long_is_replaced(launcher: Launcher) -> None:
+    """It has been handed nothing but the check: no other mail wakes it, and what waits for it is no one else's."""
+    source = SERVERS["HTTPServer"].replace('print("asked"', 'time.sleep(60)\n    print("asked"')
+    health = {"http_path": "/well", "http_interval": "200ms", "http_timeout": "300ms"}
+    service = start(launcher, "server.py", source, health=health)
+    assert service.wait_log("worker_hung", worker=1)["why"] == "GET /well: no answer within 0.3 s"
+
+
+def test_servers_that_accept_by_themselves_are_asked_too(launcher: Launcher) -> None:
+    service = start(launcher, "server.py", ASKED, ready=False, ready_when="http:/ready?now", scheduling="none")
+    service.wait_log(lambda record: said(record) == "asked /ready?now", count=2)
     go(service, launcher.folder)
     assert service.stop() == 0
 
