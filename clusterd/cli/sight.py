@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ..core.facts import View
 from ..ops.probe import LOOK_EVERY, NO_ANSWER, Question
 from ..ops.source import ListenerSample, Sample, Segment
+from ..primary import readiness
 from ..primary.child import Child
 from ..primary.service import Primary
 from ..unix import cgroup, cpus
@@ -140,6 +141,10 @@ class Sight:
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.primary.last_lines(worker)
+
+    def awaited(self, pool: str) -> str:
+        known = self.primary.config.pools.get(pool)
+        return "" if known is None else readiness.awaited(known)
 
 
 class Visits:

@@ -101,6 +101,10 @@ def worker_report(
     if killed is not None:
         fields["killed"] = killed.value
         parts = [f"{who} was killed: {KILLED[killed]}"]
+        awaited = source.awaited(fact.pool) if source is not None and killed is KillReason.START_TIMEOUT else ""
+        if awaited:
+            fields["awaited"] = awaited
+            parts.append(f"it was waited for {awaited}")
     elif fact.reason is ExitReason.OOM:
         parts = [f"{who} was killed by the kernel: the memory limit was reached"]
     else:

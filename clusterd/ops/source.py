@@ -138,5 +138,9 @@ class Source(Protocol):
     def broken(self) -> str:
         """Why the primary's own state can no longer be relied on, a sentence; empty while it can."""
 
+    def awaited(self, pool: str) -> str:
+        """What makes a worker of this pool ready, in words that follow "it was waited for"; empty where it is an
+        app's start-up."""
+
     def crash_lines(self, worker: int) -> Sequence[str]:
         """The last lines of a worker's output; still there while its ``WorkerExited`` is observed."""

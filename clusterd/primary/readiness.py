@@ -19,6 +19,22 @@ MESSAGES_A_TURN: Final = 16
 """Messages read from one program in one turn of the loop."""
 
 
+def awaited(pool: Pool) -> str:
+    """What makes a worker of this pool ready, in words that follow "it was waited for"; empty where it is no script."""
+    if not pool.script:
+        return ""
+    if pool.ready_when.startswith("http:"):
+        return f'a 2xx answer to GET {pool.ready_when.removeprefix("http:")} (ready_when = "{pool.ready_when}")'
+    ways = {
+        "auto": 'it to listen, or to send "ready" or {"type":"READY"}',
+        "listening": "it to listen",
+        "message": 'it to send "ready" or {"type":"READY"}',
+        "notify": "READY=1 on its NOTIFY_SOCKET",
+        "running": f"it to have run for restart.rapid_exit, {pool.restart.rapid_exit:g} s",
+    }
+    return f'{ways[pool.ready_when]} (ready_when = "{pool.ready_when}")'
+
+
 class Worker(Protocol):
     """A worker, as far as this is concerned with it.
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,18 +134,29 @@ SETUPS = {
         "cluster.setupPrimary({cwd: '/nonexistent'});",
         "    cluster.setup_primary(cwd='/nonexistent')",
     ),
+    "its interpreter is missing": (
+        "process.execPath = '/nonexistent/interpreter'; cluster.setupPrimary({});",
+        "    cluster.setup_primary(exec_path='/nonexistent/interpreter')",
+    ),
+    "its program, which is Node's, is missing": (
+        "cluster.setupPrimary({exec: '/nonexistent/program.js'});",
+        "    cluster.setup_primary(exec='/nonexistent/program.js')",
+    ),
 }
 """What is set before it is born, of the lives that this makes."""
 
 LIVES |= dict.fromkeys(SETUPS, (NOTHING, IDLE))
 
 
-@pytest.mark.parametrize("life", LIVES)
-def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> None:
-    (node_primary, python_primary), (node_worker, python_worker) = LIVES[life]
-    node_setup, python_setup = SETUPS.get(life, NOTHING)
-    node = NODE.replace("SETUP", node_setup).replace("PRIMARY", node_primary).replace("WORKER", node_worker)
-    (run_dir / "life.js").write_text(node)
+def told_by_both(
+    run: Run, run_dir: Path, primary: tuple[str, str], worker: tuple[str, str], setup: tuple[str, str], quiet: bool
+) -> tuple[list[Any], list[Any]]:
+    """What Node's program says, and what ours does."""
+    programs = [
+        text.replace("SETUP", setup[of]).replace("PRIMARY", primary[of]).replace("WORKER", worker[of])
+        for of, text in enumerate((NODE, PYTHON))
+    ]
+    (run_dir / "life.js").write_text(programs[0])
     theirs = subprocess.run(
         [str(shutil.which("node")), "life.js"],
         cwd=run_dir,
@@ -154,8 +166,65 @@ def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> 
         timeout=DEADLINE,
         check=True,
     )
-    python = PYTHON.replace("SETUP", python_setup).replace("PRIMARY", python_primary).replace("WORKER", python_worker)
-    ours = run(python, quiet="raises" not in life)
-    expected = [json.loads(line) for line in theirs.stdout.splitlines()]
+    return [json.loads(line) for line in theirs.stdout.splitlines()], run(programs[1], quiet=quiet).said
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_a_life_is_told_as_node_tells_it(run: Run, run_dir: Path, life: str) -> None:
+    primary, worker = LIVES[life]
+    quiet = "raises" not in life and "Node's" not in life
+    expected, ours = told_by_both(run, run_dir, primary, worker, SETUPS.get(life, NOTHING), quiet)
     assert expected
-    assert ours.said == expected
+    assert ours == expected
+
+
+def test_a_program_of_pythons_that_is_missing_never_gets_online(run: Run, run_dir: Path) -> None:
+    """Node itself says "online" before it looks for the program; here it is the program that does."""
+    setup = (
+        SETUPS["its program, which is Node's, is missing"][0],
+        "    cluster.setup_primary(exec='/nonexistent/program.py')",
+    )
+    theirs, ours = told_by_both(run, run_dir, NOTHING, IDLE, setup, False)
+    assert [line[0] for line in theirs if "online" in line[0]] == ["worker online", "cluster online"]
+    rest = [line for line in theirs if "online" not in line[0]]
+    assert rest[-1][-1] == [1, None]
+    for line in rest[-2:]:
+        line[-1] = [2, None]  # as Python's interpreter ends then
+    assert ours == rest
+
+
+def test_the_end_with_a_handle_on_its_way_has_its_disconnect_too(run: Run, run_dir: Path) -> None:
+    """Node tells of no "disconnect" then; it is told of every worker here."""
+    primary = (
+        """
+  worker.on('message', () => {
+    const server = net.createServer().listen(0, '127.0.0.1', () => {
+      worker.send('take it', server);
+      worker.process.kill('SIGKILL');
+    });
+    worker.on('exit', () => server.close());
+  });""",
+        """
+    def give(message, handle):
+        worker.send("take it", socket.create_server(("127.0.0.1", 0)))
+        worker.process.kill("SIGKILL")
+    worker.on("message", give)""",
+    )
+    blocked = (
+        "process.send('blocked'); for (;;);",
+        """
+    import time
+    cluster.worker.send("blocked")
+    time.sleep(600)""",
+    )
+    theirs, ours = told_by_both(run, run_dir, primary, blocked, NOTHING, True)
+
+    def names(lines: list[Any]) -> list[str]:
+        return [line[0] for line in lines]
+
+    exits = ["worker exit", "cluster exit"]
+    assert names(theirs)[-2:] == exits
+    assert not any("disconnect" in name for name in names(theirs))
+    assert names(ours)[-4:] == ["worker disconnect", "cluster disconnect", *exits]
+    assert ours[:-4] == theirs[:-2]
+    assert [line[-1] for line in ours[-2:]] == [line[-1] for line in theirs[-2:]] == [[None, "SIGKILL"]] * 2

@@ -1,6 +1,7 @@
 """Servers that workers share: TCP, unix sockets, ports, errors, in turn and by the kernel."""
 
 import ctypes
+import os
 import socket
 from pathlib import Path
 
@@ -688,3 +689,50 @@ def test_what_a_killed_worker_had_not_taken_is_served_by_another(run: Run) -> No
             cluster.run(main())
     """)
     assert ended.said == [[[2, 2, 2, 2]]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has the right that it gives up")
+@pytest.mark.parametrize("policy", ["rr", "none"])
+def test_a_privileged_port_is_the_primarys_to_take_and_not_its_workers(
+    run: Run, privileged_port: int, policy: str
+) -> None:
+    """In its worker the right is gone (capset(2), CAP_NET_BIND_SERVICE)."""
+    if privileged_port <= 0:
+        pytest.skip("no port is privileged here")
+    host = f"127.{os.getpid() >> 16 & 127}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # nobody else's
+    ended = run(
+        """
+        if cluster.is_primary:
+            worker = cluster.fork()
+            async def ask():
+                listening = asyncio.get_running_loop().create_future()
+                worker.on("listening", listening.set_result)
+                info = await listening
+                reader, writer = await asyncio.open_connection(info.address, info.port)
+                writer.write(b"through")
+                say("answered", (await reader.read(100)).decode())
+                writer.close()
+                worker.disconnect()
+            worker.on("exit", lambda *how: say("exit", *how))
+            cluster.run(ask())
+        else:
+            import ctypes, struct
+            header, data = struct.pack("II", 0x20080522, 0), ctypes.create_string_buffer(24)
+            ctypes.CDLL(None).capget(header, data)
+            rights = [word & ~(1 << 10) if n < 3 else word for n, word in enumerate(struct.unpack("6I", data.raw))]
+            ctypes.CDLL(None).capset(header, struct.pack("6I", *rights))
+            async def main():
+                host, port = sys.argv[1], int(sys.argv[2])
+                try:
+                    socket.create_server((host, port))
+                except OSError as error:
+                    say("by itself", error.errno)
+                await cluster.create_server(Echo, host, port)
+                await never()
+            cluster.run(main())
+        """,
+        host,
+        str(privileged_port),
+        env={"NODE_CLUSTER_SCHED_POLICY": policy},
+    )
+    assert ended.said == [["by itself", 13], ["answered", "through"], ["exit", 0, None]]

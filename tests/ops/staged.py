@@ -79,6 +79,7 @@ class Staged:
     throttled: float | None = 1.5
     oom_kills: int | None = 2
     lines: dict[int, list[str]] = field(default_factory=dict)
+    waits_for: dict[str, str] = field(default_factory=dict)
 
     def view(self) -> View:
         return self.now_view
@@ -124,6 +125,9 @@ class Staged:
 
     def crash_lines(self, worker: int) -> Sequence[str]:
         return self.lines.get(worker, [])
+
+    def awaited(self, pool: str) -> str:
+        return self.waits_for.get(pool, "")
 
 
 @dataclass

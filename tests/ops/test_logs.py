@@ -171,6 +171,16 @@ def test_a_worker_that_clusterd_killed_is_said_to_be() -> None:
     assert report["cause"].startswith("worker 3 (web/0) was killed: it was not ready within start_timeout")
 
 
+def test_one_that_was_not_ready_in_time_is_told_with_what_it_was_waited_for() -> None:
+    def act(log: Log) -> None:
+        log.fact(f.WorkerKilled(3, "web", 0, f.KillReason.START_TIMEOUT))
+        log.fact(f.WorkerExited(3, "web", 0, 1, None, 9, BOOT, False, 60.0, None, None))
+
+    report = records(act, source=Staged(waits_for={"web": "the moon"}))[-1]
+    assert report["awaited"] == "the moon"
+    assert "it was not ready within start_timeout, it was waited for the moon, up 1 m 0 s" in report["cause"]
+
+
 def test_an_end_that_was_asked_for_is_no_crash() -> None:
     exited = f.WorkerExited(3, "web", 0, 1, 0, None, f.ExitReason.STOP, True, 60.0, 59.0, 0.1)
     log_of: list[Log] = []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.config.schema import Pool, Restart
+from clusterd.primary.readiness import awaited
 from tests.procfs import processes_marked, wait_for
 from tests.real.clients import fetch
 from tests.real.harness import DEADLINE, Launcher, Service, kill
@@ -222,6 +224,42 @@ def test_servers_that_accept_by_themselves_are_asked_too(launcher: Launcher) -> 
     service.wait_log(lambda record: said(record) == "asked /ready?now", count=2)
     go(service, launcher.folder)
     assert service.stop() == 0
+
+
+AWAITED = {
+    "auto": 'it to listen, or to send "ready" or {"type":"READY"}',
+    "listening": "it to listen",
+    "message": 'it to send "ready" or {"type":"READY"}',
+    "notify": "READY=1 on its NOTIFY_SOCKET",
+    "running": "it to have run for restart.rapid_exit, 60 s",
+    "http:/up": "a 2xx answer to GET /up",
+}
+
+
+@pytest.mark.parametrize("ready_when", AWAITED)
+def test_what_is_waited_for_has_its_words(ready_when: str) -> None:
+    pool = Pool(script="server.py", ready_when=ready_when, restart=Restart(rapid_exit=60.0))
+    assert awaited(pool) == f'{AWAITED[ready_when]} (ready_when = "{ready_when}")'
+    assert awaited(Pool(app="shop:app")) == ""
+
+
+@pytest.mark.parametrize("ready_when", ["notify", "running", "http:/up"])
+def test_one_that_is_not_ready_in_time_is_told_with_what_it_was_waited_for(launcher: Launcher, ready_when: str) -> None:
+    service = start(
+        launcher,
+        "server.py",
+        LOOP,
+        ready=False,
+        workers=1,
+        ready_when=ready_when,
+        start_timeout="3s",
+        restart={"give_up_after": 1, "rapid_exit": "60s"},
+    )
+    assert service.wait_exit() == 1
+    (report,) = service.logged("crash_report")
+    assert report["killed"] == "start_timeout"
+    assert report["awaited"] == f'{AWAITED[ready_when]} (ready_when = "{ready_when}")'
+    assert f"it was waited for {AWAITED[ready_when]}" in report["cause"]
 
 
 @pytest.fixture

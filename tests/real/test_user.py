@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import wait_for
-from tests.real import secure
+from tests.real import scripting, secure
+from tests.real.clients import fetch
 from tests.real.harness import DEADLINE, Launcher, merged
 from tests.real.looking import AT_ONCE, app, ask, descriptors, fields, pids_of, start, watched, zygote
 from tests.real.secure import Authority
@@ -145,3 +146,35 @@ def test_the_key_of_a_listener_is_root_s_and_the_workers_that_use_it_are_nobody_
     assert fields(said["pid"])["Uid"].split() == [str(NOBODY.pw_uid)] * 4
     for pid in (said["pid"], zygote(service)):
         assert not [what for what in descriptors(pid).values() if "memfd:tls" in what or "memfd:key" in what]
+
+
+def test_a_program_of_nobodys_is_given_a_privileged_port(launcher: Launcher) -> None:
+    privileged = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) - 1
+    if privileged <= 0:
+        pytest.skip("no port is privileged here")
+    host = f"127.{os.getpid() >> 16 & 127}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # nobody else's
+    source = """
+import asyncio, os, socket, sys
+from clusterd import cluster
+
+async def handle(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    body = f"{os.geteuid()} {alone}".encode()
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+    writer.close()
+
+where = sys.argv[1], int(sys.argv[2])
+try:
+    socket.create_server(where)
+    alone = "had it"
+except PermissionError as error:
+    alone = error.errno
+
+async def main():
+    await (await asyncio.start_server(handle, *where)).serve_forever()
+
+cluster.run(main())
+"""
+    service = scripting.start(launcher, "server.py", source, user="nobody", args=[host, str(privileged)])
+    assert fetch(f"{host}:{privileged}", "/").text == f"{NOBODY.pw_uid} 13"
+    assert service.stop() == 0
