@@ -177,6 +177,7 @@ def _adopted(one: ChildState, children: Children, standing: Mapping[str, Standin
         inboxes[name] = mail.Inbox(state.reading)
         boxes[name] = Box(one.id, _outbox(state), inboxes[name], state.steal_after)
         boxes[name].take_up(state)
+        boxes[name].believe(board.words, state.number)
     keys = {name: one.queues.get(name, name) for name in (*one.boxes, *one.shared)}
     queues = {name: standing[key].queue for name, key in keys.items() if key in standing}
     for queue in queues.values():

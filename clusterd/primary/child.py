@@ -125,4 +125,6 @@ class Child:
         if self.notified is not None:
             self.notified.close()
         self.stacks.close()
+        for box in self.boxes.values():
+            box.doubt()
         self.board.close()

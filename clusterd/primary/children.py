@@ -117,7 +117,8 @@ class Children:
             notified = self.scripts.notified(command.pool)
             if notified is not None:
                 ours.append(notified.close)
-            boxes, inboxes = {}, {}
+            boxes: dict[str, Box] = {}
+            inboxes: dict[str, mail.Inbox] = {}
             queues = {name: one.queue for name, one in edition.listeners.items()}
             for name, dispatch in queues.items():
                 if isinstance(dispatch, Shared):
@@ -127,6 +128,7 @@ class Children:
                 outbox, inbox = mail.Outbox(writing), mail.Inbox(reading)
                 ours += [outbox.close, inbox.close]
                 box = Box(command.worker, outbox, inbox, edition.steal_after)
+                box.believe(board.words, len(boxes))
                 dispatch.thief.on_steal = self.stolen
                 boxes[name], inboxes[name] = box, inbox
                 theirs.append(os.dup(reading))

@@ -9,12 +9,9 @@ import errno
 import os
 import select
 import socket
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from fcntl import ioctl
 from os import close
-from termios import TIOCOUTQ as OUTQ
 from time import monotonic_ns
 from typing import Final
 
@@ -37,8 +34,6 @@ PAUSE: Final = 0.1
 """Seconds without accepting after the kernel was short of descriptors or memory; a level-triggered poll would spin."""
 
 _SENT: Final = Posted.SENT
-_charged: Final = array("i", [0])
-"""What the kernel charges a box that was just asked, as :meth:`Outbox.queued` has it."""
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -159,7 +154,7 @@ class Dispatch:
             box = boxes[index]
             if box.robbed:
                 continue
-            queued = box.queued()
+            queued = 0 if box.words[box.word] == box.last_ns else box.queued()
             if not queued:
                 self._after = index + 1 if index + 1 < count else 0
                 return box
@@ -180,56 +175,59 @@ class Dispatch:
         connection were 21). It is ``sockets.accept``, ``letters.pack`` and ``Outbox.post``, and the last two again
         where a post fails.
         """
-        accept, boxes, thief, crowded = self._accept, self._boxes, self.thief, self._crowded
+        boxes, thief, crowded = self._boxes, self.thief, self._crowded
         if turn := thief.late:
             thief.look()
-        for count in range(BATCH):
+        count = 0
+        while count < BATCH:
             # To ask whether there is one more costs a quarter of an accept that finds nothing. While they come in
             # crowds the last accept of a turn finds out; while they come one by one the loop itself asks, in waiting.
             if count and not crowded and (self._eager or not self._more(0)):
                 break
-            box = boxes[self._next] if self._next < len(boxes) else None
-            if (
-                box is not None
-                and not box.robbed
-                and not (box.queued() if box.fd < 0 else ioctl(box.fd, OUTQ, _charged) or _charged[0])
-            ):
-                self._after = self._next + 1 if self._next + 1 < len(boxes) else 0  # most often; the rest is _choose's
+            index = self._next
+            box = boxes[index] if index < len(boxes) else None
+            if box is not None and box.words[box.word] == box.last_ns and not box.robbed:
+                index += 1  # most often; the rest is _choose's
+                self._after = index if index < len(boxes) else 0
             elif (box := self._choose()) is None:
                 thief.arm()
                 self._resume()
                 return True
             try:
-                fd, address = accept()
+                fd, address = self._accept()
             except BlockingIOError:
                 break
             except OSError as error:
                 if error.errno in sockets.LOST_BEFORE_ACCEPT:
+                    count += 1
                     continue
                 self._accept_failed(error)
                 return True
             now = monotonic_ns()
-            host, port = (address[0], address[1]) if address.__class__ is tuple else ("", 0)
-            letter = letter_head(letters.VERSION, now, port) + host.encode()
+            if type(address) is tuple:
+                letter = letter_head(letters.VERSION, now, address[1]) + address[0].encode()
+            else:
+                letter = letter_head(letters.VERSION, now, 0)
             outbox = box.outbox
             try:
-                if isinstance(outbox, Outbox):
+                if type(outbox) is Outbox:
                     outbox.passing[0] = fd
                     outbox.sendmsg((letter,), outbox.rights, SEND_FLAGS)
                     close(fd)
                 elif outbox.post(letter, fd) is not _SENT:
                     raise OSError
             except OSError:
+                count += 1
                 turn = True
                 if self._hand(letter, fd, box):  # once more, and what follows from a failure
                     continue
                 thief.arm()
                 return True
+            count += 1
             box.handed += 1
+            box.last_ns = now
             box.posted.append(now / 1e9)  # as the loop's clock has it
             self._next = self._after
-        else:
-            count = BATCH
         self._crowded = count >= CROWD and not self._inherited
         self._short = False
         return (self._robs and thief.timer is None and thief.arm()) or turn
@@ -251,6 +249,7 @@ class Dispatch:
                 os.close(fd)
             box.handed += 1
             box.posted.append(self._loop.time())
+            box.last_ns = -1  # it is not the youngest letter that there is
             self._next = self._after
             self.thief.arm()
             return True
@@ -262,6 +261,7 @@ class Dispatch:
             self._say_short("too many descriptors are in flight, or the kernel is short of memory")
             self._pause_for(PAUSE)
         else:
+            box.doubt()  # it was full, whatever its worker said; else it would be chosen again and again
             self._resume()
         return False
 

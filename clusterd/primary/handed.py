@@ -22,6 +22,7 @@ class BoxState(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         turn: its place in its listener's rotation, -1 if not in it; 0 is the next in turn.
+        number: as of ``believe``.
     """
 
     writing: int
@@ -32,6 +33,7 @@ class BoxState(msgspec.Struct, omit_defaults=True):
     posted: tuple[float, ...] = ()
     taken_at: float = 0.0
     robbed: bool = False
+    number: int = -1
 
 
 class OutputState(msgspec.Struct, omit_defaults=True):

@@ -14,6 +14,9 @@ from typing import Any, Final
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
+EVENTS: Final = 32
+"""Told at once, at most; the kernel tells the others next. By default room is made for a thousand, at every wait."""
+
 
 class Selector(selectors.BaseSelector):
     """epoll, as ``selectors.EpollSelector``, and descriptors that are served at once.
@@ -54,10 +57,10 @@ class Selector(selectors.BaseSelector):
         """Wait, and serve meanwhile; as the base class's otherwise."""
         poll, served, keys = self._epoll.poll, self._served, self._keys
         until = None if timeout is None else monotonic() + timeout
+        ready: list[tuple[selectors.SelectorKey, int]] = []
         while True:
-            ready = []
             turn = False
-            for fd, event in poll(timeout):
+            for fd, event in poll(timeout, EVENTS):
                 callback = served.get(fd)
                 if callback is not None:
                     try:

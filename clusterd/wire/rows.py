@@ -1,7 +1,7 @@
 """The scoreboard's layout: which 64-bit word of a worker's row means what.
 
 One writer (the worker), one reader (the primary). Every word stands alone: no reader may need two of them to agree,
-and the primary believes none of them for control.
+and the primary believes none of them for control, but for the hint of ``TAKEN_NS``, whose lies are bounded.
 """
 
 from bisect import bisect_left
@@ -35,6 +35,14 @@ class Row(IntEnum):
     MAX_FDS = 16  # gauge
     UNIQUE_BYTES = 17  # gauge: USS
 
+
+TAKEN_NS: Final = 80
+"""First of the words, one a mailbox, in which a worker says which mail it has taken last: the time of accept that the
+letter carries, which nobody can know who has not read it. A hint where the kernel would be asked, no more: a lie is
+bounded by what a mailbox holds."""
+
+TAKEN_MAILBOXES: Final = 16
+"""How many such words there are; one more after them is of all further mailboxes, and says nothing."""
 
 WORDS = 128
 """Words of the row, with room to grow without a new version; one page holds 512."""

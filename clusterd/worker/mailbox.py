@@ -17,7 +17,7 @@ from ..errors import PeerError
 from ..unix.mail import Inbox, Mail, silence
 from ..unix.sockets import unread
 from ..wire.mail import Letter, unpack
-from ..wire.rows import HANDOVER, Row
+from ..wire.rows import HANDOVER, TAKEN_MAILBOXES, TAKEN_NS, Row
 from .options import Door, Inboxed
 from .sockets import handed
 
@@ -81,11 +81,13 @@ class Token:
 
 
 class _Box:
-    """One mailbox. ``family``, ``kind``, ``proto``: what its connections were found to be, -1 before the first."""
+    """One mailbox. ``family``, ``kind``, ``proto``: what its connections were found to be, -1 before the first;
+    ``word``: where it is told which mail was taken out of it last."""
 
-    __slots__ = ("door", "ended", "family", "inbox", "kind", "name", "proto")
+    __slots__ = ("door", "ended", "family", "inbox", "kind", "name", "proto", "word")
 
-    def __init__(self, box: Inboxed) -> None:
+    def __init__(self, box: Inboxed, number: int) -> None:
+        self.word = TAKEN_NS + min(number, TAKEN_MAILBOXES)
         self.name = box.name
         self.door = box.door
         self.inbox = Inbox(box.fd)
@@ -123,7 +125,7 @@ class Intake:
         self.garbage = 0
         self.lost = 0
         self._loop = loop
-        self._boxes = [_Box(box) for box in boxes]
+        self._boxes = [_Box(box, number) for number, box in enumerate(boxes)]
         self._on_connection = on_connection
         self._on_end = on_end
         self._words = words
@@ -292,6 +294,7 @@ class Intake:
         words = self._words
         words[_UNREAD] = len(self._unread)
         words[_TAKEN] += 1
+        words[box.word] = letter.accepted_ns  # before anything is done with it: its place in the box is free
         self._waited_ns = waited = now - letter.accepted_ns
         self._observe(waited)
         if self._silence_timer is None and len(self._unread) >= MAX_UNREAD:

@@ -14,7 +14,7 @@ import pytest
 from clusterd.unix import mail
 from clusterd.wire import mail as letters
 from clusterd.wire.mail import Letter
-from clusterd.wire.rows import HANDOVER, WORDS, Row
+from clusterd.wire.rows import ACCEPTED, HANDOVER, TAKEN_MAILBOXES, TAKEN_NS, WORDS, Row
 from clusterd.worker.mailbox import MAX_UNREAD, Intake, Token
 from clusterd.worker.options import Door, Inboxed
 from clusterd.worker.sockets import handed
@@ -113,6 +113,24 @@ def bench(loop: asyncio.AbstractEventLoop) -> Iterator[Bench]:
 
 
 # -- the gate --------------------------------------------------------------------------------------------------------
+
+
+def test_of_each_mailbox_it_is_told_which_mail_was_taken_last(loop: asyncio.AbstractEventLoop) -> None:
+    boxes = TAKEN_MAILBOXES + 2
+    bench = Bench(loop, boxes)
+    try:
+        for box in range(boxes):
+            bench.connect(b"x", box=box)
+            bench.turn_until(lambda: len(bench.taken) == 1)
+            sock, letter, token = bench.taken.pop()
+            token.read()
+            sock.close()
+            told = bench.row[TAKEN_NS : TAKEN_NS + TAKEN_MAILBOXES].tolist()
+            assert (letter.accepted_ns in told) == (box < TAKEN_MAILBOXES), "all further ones share a word behind them"
+            assert box >= TAKEN_MAILBOXES or told[box] == letter.accepted_ns
+        assert not any(bench.row[ACCEPTED:].tolist())
+    finally:
+        bench.close()
 
 
 def test_a_connection_is_taken_with_its_papers_and_counted(bench: Bench) -> None:
