@@ -71,11 +71,15 @@ def _repeat(again: bool, show: Callable[[], None]) -> None:
 @which_service
 @click.option("--json", "as_json", is_flag=True, help="As one line of JSON.")
 def describe(worker: str, config_path: str | None, name: str | None, run_dir: str | None, as_json: bool) -> None:
-    """One worker in full. WORKER is POOL/SLOT, its id, or the pool of which it is the only one."""
+    """One worker in full, and what it has started. WORKER is POOL/SLOT, its id, or the pool of which it is the only
+    one."""
+    from clusterd.cli import offspring
     from clusterd.client import Client
 
     client = Client(socket_of(config_path, name, run_dir))
-    found = client.describe(worker_of(client.status(), worker).id)
+    status = client.status()
+    found = client.describe(worker_of(status, worker).id)
+    found["processes"] = offspring.of(found["worker"]["pid"] or 0, status["service"]["pid"])
     if as_json:
         import json
 
@@ -125,6 +129,11 @@ def described(found: Document) -> list[str]:
     }
     lines = [f"worker {worker['id']} ({found['pool']}/{worker['slot']})"]
     lines += [f"  {name:22}{value}" for name, value in facts.items()]
+    for number, one in enumerate(found["processes"]):
+        lines.append(
+            f"  {'' if number else 'has started':22}{one['pid']} {one['state']}, {seconds(one['cpu_seconds'])} of cpu,"
+            f" {size(one['resident'])} resident: {one['command']}"
+        )
     if found["output"]:
         lines.append(f"  its last {len(found['output'])} lines of output:")
         lines += [f"    {output_line(line)}" for line in found["output"]]

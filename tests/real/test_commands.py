@@ -16,7 +16,7 @@ from clusterd.errors import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_OK, EXIT_REFUSED
 from tests.ops.serving import serving_unix
 from tests.procfs import wait_for
 from tests.real.harness import DEADLINE, Launcher, Service, Settings, merged
-from tests.real.looking import AT_ONCE
+from tests.real.looking import AT_ONCE, app, ask, start
 from tests.real.playground import APP, LIVES, own_launcher, up
 from tests.real.terminal import Terminal
 
@@ -80,6 +80,30 @@ def test_describe_takes_a_slot_or_an_id(service: Service, selector: str) -> None
     assert str(worker["pid"]) in text
     (line,) = lines(service, "describe", "--json", "web/1")
     assert json.loads(line)["worker"]["id"] == worker["id"]
+
+
+def test_describe_shows_what_a_worker_has_started(launcher: Launcher) -> None:
+    source = (
+        "import subprocess, sys\n"
+        "async def answer(path):\n"
+        '    inner = \'import subprocess; subprocess.run(["sleep", "321"])\'\n'
+        "    return subprocess.Popen([sys.executable, '-c', inner]).pid\n"
+    )
+    service = start(launcher, app(source), AT_ONCE, workers=1)
+    assert "has started" not in service.cli("describe", "web").stdout
+    pid = ask(service)
+
+    def started() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(service.cli("describe", "web", "--json").stdout)["processes"]
+        return found
+
+    wait_for(lambda: len(started()) == 2, DEADLINE, "both")
+    shell, sleep = started()
+    assert (shell["pid"], sleep["command"]) == (pid, "sleep 321")
+    assert all(isinstance(one["cpu_seconds"], float) and int(str(one["resident"])) > 0 for one in started())
+    text = service.cli("describe", "web").stdout
+    assert f"has started           {pid} sleeping, " in text
+    assert " resident: sleep 321\n" in text
 
 
 @pytest.mark.parametrize("command", ["describe", "stacks"])
