@@ -53,6 +53,11 @@ class Arrivals:
         self.refuse(tuple(self._fds))
         self._fds.clear()
 
+    @property
+    def strayed(self) -> bool:
+        """Some wait in vain."""
+        return bool(self._stray)
+
     def stray(self) -> list[int]:
         """Those that wait in vain, once."""
         stray, self._stray = self._stray, []

@@ -252,11 +252,18 @@ class Channel:
             self._end(excess)
         if self._broken:
             raise self._broken
+        if not self._ready:
+            return []
         pieces = written(self._ready, together=self._flights.window > 1)
         self._queued -= sum(len(i) if isinstance(i, bytes) else len(i.data) for i in self._ready)
         self._queued -= OVERHEAD * len(self._ready)
         self._ready = []
         return pieces
+
+    @property
+    def littered(self) -> bool:
+        """Whether one of the three that follow has something to list."""
+        return bool(self._released or self._returned or self._arrivals.strayed)
 
     def released(self) -> list[int]:
         """Lists, once, the descriptors that arrived: close them, or keep them where sender and receiver share."""

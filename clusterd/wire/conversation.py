@@ -206,10 +206,11 @@ class Conversation:
         self._tidy()
 
     def _tidy(self) -> None:
-        for fd in (*self.channel.stray(), *self.channel.released()):
-            os.close(fd)
-        for handle in self.channel.returned():
-            self._on_returned(handle)
+        if self.channel.littered:
+            for fd in (*self.channel.stray(), *self.channel.released()):
+                os.close(fd)
+            for handle in self.channel.returned():
+                self._on_returned(handle)
         if self.channel.broken is not None and not self._told:
             self._told = True
             self._on_broken(self.channel.broken)

@@ -7,7 +7,7 @@ are refused with it, and are sent again in order, each alone until one arrives: 
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from clusterd.wire.parcels import Outgoing
@@ -117,13 +117,15 @@ class Flights:
         return handles
 
 
-def written(ready: Iterable[bytes | Handle], *, together: bool) -> list[Outgoing]:
+def written(ready: Sequence[bytes | Handle], *, together: bool) -> list[Outgoing]:
     """What is ready, as writes; the handles are handed out by it. Neighbours without a descriptor are one write.
 
     Args:
         together: they are one with a handle behind them too: our ends give a descriptor to the next message that wants
             one. So does Node, but Node itself never writes so.
     """
+    if len(ready) == 1 and isinstance(ready[0], bytes):  # most often
+        return [Outgoing(ready[0], None)]
     pieces: list[Outgoing] = []
     plain: list[bytes] = []
     for item in ready:
