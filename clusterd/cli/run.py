@@ -330,7 +330,7 @@ class Composition:
             log.emit(
                 "warning",
                 "leftovers",
-                reason="workers of an earlier primary are still there",
+                reason="workers of an earlier primary, or what they started, are still there",
                 pids=[*primary.leftovers.pids],
             )
 

@@ -117,7 +117,8 @@ class Status(msgspec.Struct, frozen=True):
     service: Annotated[Service, Meta(description="the service and its primary")]
     pools: Annotated[tuple[Pool, ...], Meta(description="its pools, in the order of the configuration")]
     leftovers: Annotated[
-        tuple[int, ...], Meta(description="pids of an earlier primary's workers that are still there")
+        tuple[int, ...],
+        Meta(description="pids of an earlier primary's workers, and of what they started, that are still there"),
     ] = ()
     time: Annotated[str, Meta(description="when this was true: ISO 8601, UTC")] = ""
     reload: Annotated[Reload | None, Meta(description="the reload that is under way; null if none is")] = None

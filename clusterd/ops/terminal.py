@@ -45,7 +45,7 @@ def headline(status: Status) -> list[str]:
         if held := [f"{pool.name}/{slot.index}" for slot in pool.slots if slot.held]:
             lines.append(f"held: {', '.join(held)}; `clusterd start {held[0]}` fills it again")
     if status.leftovers:
-        lines.append("leftover workers of an earlier primary: " + ", ".join(map(str, status.leftovers)))
+        lines.append("left over from an earlier primary: " + ", ".join(map(str, status.leftovers)))
     return lines
 
 

@@ -16,6 +16,7 @@ from ..core.commands import Spawn
 from ..core.facts import View
 from ..core.supervisor import Supervisor
 from ..unix import mail, scoreboard
+from ..unix.lifeline import Lifeline
 from ..unix.notified import Notified
 from ..wire import series
 from ..wire.suspended import Suspended, suspend
@@ -75,6 +76,7 @@ def collect(
     }
     left.children = tuple(_child(child, named, turns) for child in children.by_id.values())
     left.zygotes, left.scripts, left.hooks = executor.describe(), children.scripts.describe(), hooks.describe()
+    left.lifeline = children.lifeline.fileno()
     left.reclaimed = tuple((*key, count) for key, count in children.reclaimed.items())
     return left
 
@@ -137,6 +139,9 @@ def adopt(left: Handover, children: Children, standing: Mapping[str, Standing]) 
         standing: the listening sockets by key.
     """
     children.seq = itertools.count(left.seq)
+    if left.lifeline >= 0:
+        children.lifeline.close()
+        children.lifeline = Lifeline(left.lifeline)
     children.reclaimed.update({(pool, reason): count for pool, reason, count in left.reclaimed})
     children.scripts.adopt(left.scripts.pools)
     rotations: dict[str, list[tuple[int, Box]]] = {}

@@ -13,7 +13,7 @@ from ..core import events as e
 from ..core.commands import Spawn
 from ..errors import PeerError
 from ..spawner.client import Parts
-from ..unix import cgroup, mail, pidfd, scoreboard
+from ..unix import cgroup, lifeline, mail, pidfd, scoreboard
 from ..unix.stream import FdStream
 from ..wire import messages, reports, series
 from ..wire import zygote as wire
@@ -71,6 +71,7 @@ class Children:
         crash_lines: int,
     ) -> None:
         self.by_id: dict[int, Child] = {}
+        self.lifeline = lifeline.Lifeline()
         self.oom_kills = OomKills(cgroup.Counters().oom_kills)
         self.scripts = Scripts(loop, {})
         self.reclaimed: dict[tuple[str, str], int] = {}
@@ -107,6 +108,7 @@ class Children:
             theirs.append(stacks_fd)
             stacks = stack_files.Stacks(self.loop, os.dup(stacks_fd))
             ours.append(stacks.close)
+            theirs.append(self.lifeline.lend())
             last_lines: deque[str] = deque(maxlen=self.crash_lines)
             pipes = []
             for stream in ("stdout", "stderr") if self._capture else ():

@@ -181,6 +181,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
         command: the words that ran this primary, with its own interpreter: what a successor that fails goes back to.
         caretaker: the descriptor that keeps it going.
         counted: the one from which it tells what it has handed on.
+        lifeline: our end of what tells the kernel of this process's death.
         tried: a successor has failed with it already.
     """
 
@@ -216,6 +217,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
     command: tuple[str, ...] = ()
     caretaker: int = -1
     counted: int = -1
+    lifeline: int = -1
     tried: bool = False
 
     def descriptors(self) -> set[int]:
@@ -223,7 +225,7 @@ class Handover(msgspec.Struct, omit_defaults=True):
         own = [one for one in (self.control, self.observer, self.monitoring) if one is not None]
         parts: list[Holds] = [*own, *self.listeners.values(), *self.further.values(), *self.children, *self.zygotes]
         parts += [self.scripts, *self.hooks.values()]
-        return united(part.descriptors() for part in parts) - {-1}
+        return (united(part.descriptors() for part in parts) | {self.lifeline}) - {-1}
 
 
 def write(handover: Handover) -> int:

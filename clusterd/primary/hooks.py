@@ -109,8 +109,8 @@ class Hook:
         with far:
             try:
                 child = spawn.spawn(
-                    [sys.executable, "-m", "clusterd.worker.hooks", self.target, str(far.fileno())],
-                    env=plan.env,
+                    [sys.executable, "-m", "clusterd.worker.hooks", self.target, str(far.fileno()), str(os.getpid())],
+                    env=plan.environment,
                     cwd=plan.cwd,
                     user=plan.user,
                     group=plan.group,

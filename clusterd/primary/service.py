@@ -191,6 +191,7 @@ class Primary:
             self.leftovers.close()
             self.listeners.discard()
             self.children.scripts.discard()
+            self.children.lifeline.close()
 
     # -- reloads -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Processes that nobody announced: grandchildren that the primary adopts, and the workers of a dead predecessor.
+"""Processes that nobody announced: grandchildren that the primary adopts, and what is left of a dead predecessor.
 
 The primary is a child subreaper. What a dead worker leaves behind in sessions of its own becomes the primary's child;
 it is ended, for nobody else will. A status that somebody waits for is never taken: children are looked at with
@@ -7,12 +7,21 @@ WNOWAIT, one by one, and not at all while a fork is on its way.
 
 import asyncio
 import os
+import select
 import signal
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
-from ..unix import cgroup, pidfd, process
+from ..unix import cgroup, marked, pidfd, process
+from ..wire.zygote import ORIGIN
 from .plans import RUN_DIR_VARIABLE
+
+LAST_LOOK: Final = 2.0
+"""Seconds that what was adopted gets at most to die of SIGKILL when the primary ends, and what it leaves in turn."""
+
+LOOK_EVERY: Final = 0.002
 
 
 class Orphans:
@@ -41,16 +50,24 @@ class Orphans:
         those that were children of this process before it was a primary.
 
         Args:
-            now: the primary ends: SIGKILL at once.
+            now: the primary ends: SIGKILL at once, also to those that it adopts by that. Waits for their end, but not
+                for ever.
         """
         if self._spawning():
             return
+        deadline = time.monotonic() + LAST_LOOK
+        while self._look(now) and now and time.monotonic() < deadline:
+            select.select([], [], [], LOOK_EVERY)
+
+    def _look(self, now: bool) -> bool:
+        """Whether there may be more to see to by now."""
         known = set(self._known())
         seen: set[int] = set()
+        reaped = 0
         try:
             children = process.children()
         except OSError:
-            return  # out of descriptors: there is a next time
+            return False  # out of descriptors: there is a next time
         self._let_be.intersection_update(children)
         for pid in children:
             if pid in known:
@@ -59,6 +76,7 @@ class Orphans:
                 ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
                 if ended:
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    reaped += 1  # its own children are ours since
                     continue
                 if os.getpid() == 1 or pid in self._let_be:
                     continue
@@ -71,6 +89,7 @@ class Orphans:
             except OSError:
                 continue  # gone since, another user's, or we are out of descriptors
         self._asked = seen
+        return bool(seen or reaped)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -90,7 +109,8 @@ def _command(pid: int) -> str:
 
 
 class Leftovers:
-    """Workers of an earlier primary of this service: shown, counted in no pool, killed if they outstay their drain.
+    """Workers of an earlier primary of this service, and what they have started: shown, counted in no pool, killed if
+    they outstay the workers' drain.
 
     Args:
         loop: the primary's loop.
@@ -122,7 +142,7 @@ class Leftovers:
             fd = pidfd.open_pidfd(pid)  # first: what is read of it then is of this process, and not of its successor
         except OSError:
             return  # it has ended since
-        if not _is_worker_of(pid, run_dir):
+        if not _is_left(pid, run_dir):
             os.close(fd)
             return
         self.pids[pid] = fd
@@ -141,16 +161,29 @@ class Leftovers:
                 continue
 
 
-def _is_worker_of(pid: int, run_dir: str) -> bool:
+def _is_left(pid: int, run_dir: str) -> bool:
     """Once, at the start, before anybody is served: these reads may wait for the process's memory lock.
 
-    Workers of another user cannot be read by a root primary without CAP_SYS_PTRACE. Where systemd says that this is
-    the main process of a unit (systemd.exec(5), SYSTEMD_EXEC_PID), nobody else can be in its control group.
+    What a zygote has started in one way or another carries its primary's mark (:data:`clusterd.wire.zygote.ORIGIN`);
+    the zygote is an undertaker by now, and ends by itself. Workers of another user cannot be read by a root primary
+    without CAP_SYS_PTRACE. Where systemd says that this is the main process of a unit (systemd.exec(5),
+    SYSTEMD_EXEC_PID), nobody else can be in its control group.
     """
+    words = marked.environment(pid)
+    if words is None:
+        return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    return f"{RUN_DIR_VARIABLE}={run_dir}".encode() in words and _is_anothers(words) and not _buries(pid)
+
+
+def _is_anothers(words: Collection[bytes]) -> bool:
+    start = f"{ORIGIN}=".encode()
+    own = f"{ORIGIN}={os.getpid()}.{process.start_time()}/".encode()
+    return any(word.startswith(start) and not word.startswith(own) for word in words)
+
+
+def _buries(pid: int) -> bool:
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         title = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-    marked = f"{RUN_DIR_VARIABLE}={run_dir}".encode() in environ
-    return marked and title.startswith(b"clusterd: ") and b" worker " in title
+        return True  # it has ended
+    return title.startswith(b"clusterd: ") and (b" undertaker " in title or b" zygote " in title)

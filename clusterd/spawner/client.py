@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..errors import HostError, PeerError
-from ..unix import memfile, packets, pidfd, spawn
+from ..unix import memfile, packets, pidfd, process, spawn
 from ..wire import zygote as wire
 from ..wire.tls import Material, pack
 
@@ -48,6 +48,11 @@ class Plan:
     group: str | int | None = None
     umask: int = -1
     tls: Mapping[str, Material] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """``env``, and the mark of what this process starts by the plan."""
+        return self.env | {wire.ORIGIN: wire.origin(self.load, process.start_time())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +241,7 @@ class ZygoteClient:
             argv = [sys.executable, "-m", "clusterd.spawner", *map(str, (far.fileno(), *ours)), TITLE_ROOM]
             self.pid, self._pidfd = spawn.spawn(
                 argv,
-                env=plan.env,
+                env=plan.environment,
                 cwd=plan.cwd,
                 user=plan.user,
                 group=plan.group,

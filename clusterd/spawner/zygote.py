@@ -17,10 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import AppError, HostError
-from ..unix import cpus, memfile, packets, process, signals
+from ..unix import cpus, marked, memfile, packets, process, signals
 from ..wire import zygote as wire
 from .apps import load
 from .safety import why_unsafe
@@ -289,7 +290,8 @@ class Zygote:
             pass  # the primary is gone: the next receive says so
 
     def _undertake(self) -> NoReturn:
-        """The primary is dead. Its workers drain by themselves; what is left at the deadline is killed."""
+        """The primary is dead. Its workers drain by themselves; what is left of them at the deadline is killed, and
+        what they have started is ended when they are gone."""
         process.title(f"clusterd: {self._load.service} undertaker {self._load.pool}/{self._load.generation}")
         allowed = self._load.undertaking
         deadline = None if allowed is None else time.monotonic() + allowed
@@ -306,6 +308,11 @@ class Zygote:
             for pidfd, _ in ended:
                 poll.unregister(pidfd)
                 del self._pidfds[pidfd]
+        mark = f"{wire.ORIGIN}={os.environ.get(wire.ORIGIN, '')}"
+        marked.end([mark.encode()], spare=_is_ours)
+        if deadline is not None:
+            marked.wait([mark.encode()], deadline - time.monotonic())
+            marked.end([mark.encode()])
         _end(0)
 
 
@@ -329,6 +336,14 @@ def _recover() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+
+
+def _is_ours(pid: int) -> bool:
+    """It may be a worker that nobody could tell us of: by its title, which a child that a worker forks has too."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"clusterd: ")
+    except OSError:
+        return True  # it is gone
 
 
 def _kill(pidfd: int, pid: int) -> None:

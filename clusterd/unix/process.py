@@ -215,6 +215,16 @@ def _children_by_parent() -> list[int]:
     return pids
 
 
+def start_time() -> int:
+    """When this process was started, in clock ticks since the machine was (proc(5), stat field 22). With its pid it
+    names one process of all that there have been; an execve(2) changes neither.
+
+    Raises:
+        OSError: no ``/proc``.
+    """
+    return int(_stat_fields("/proc/self/stat")[19])
+
+
 def tasks() -> list[tuple[int, str]]:
     """The threads of this process as ``(tid, name)``, those made by C code among them, by rising tid.
 

@@ -16,6 +16,14 @@ VERSION: Final = 1
 MAX_REPORT: Final = 16_000
 
 
+#: In the environment of a zygote, and so of its workers and all that these start: which primary's they are, of which
+#: pool and generation. Of no two primaries it is the same; after an upgrade it is, for that is the same process.
+ORIGIN: Final = "CLUSTERD_ORIGIN"
+
+#: In the environment of what a worker starts: which one's it is.
+WORKER_ID: Final = "CLUSTERD_WORKER_ID"
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """Primary to zygote, first and once: what to import and how the workers are to be.
@@ -57,9 +65,9 @@ class Load:
 class Spawn:
     """Primary to zygote: fork one worker.
 
-    Descriptors: the channel; the scoreboard; the file for its stacks; if ``captured``, standard output's writing and
-    reading end and standard error's; then for each of ``boxes`` a mailbox, or the listening socket itself where the
-    door is ``shared``.
+    Descriptors: the channel; the scoreboard; the file for its stacks; its end of the primary's lifeline; if
+    ``captured``, standard output's writing and reading end and standard error's; then for each of ``boxes`` a mailbox,
+    or the listening socket itself where the door is ``shared``.
 
     Attributes:
         boxes: name and address of each listener, as ``[name, host, port]``.
@@ -134,6 +142,15 @@ _ANSWERS: Final[dict[str, type[Any]]] = {
     "spawn_failed": SpawnFailed,
 }
 _NAMES: Final = {kind: name for table in (_REQUESTS, _ANSWERS) for name, kind in table.items()}
+
+
+def origin(load: Load, started: int) -> str:
+    """The value of :data:`ORIGIN`.
+
+    Args:
+        started: when the primary was, by the machine's clock.
+    """
+    return f"{load.primary_pid}.{started}/{load.pool}/{load.generation}"
 
 
 def clip(report: str, limit: int = MAX_REPORT) -> str:

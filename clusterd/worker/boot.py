@@ -6,7 +6,6 @@ before the middle has gone it kills the worker at birth, set before the ids chan
 
 import asyncio
 import atexit
-import faulthandler
 import gc
 import logging
 import os
@@ -27,7 +26,7 @@ from ..wire import messages, rows, series
 from ..wire import zygote as wire
 from ..wire.channel import Channel, Received
 from ..wire.tls import unpack
-from . import appmetrics, asgi, forks, link, stacks, tls, values
+from . import appmetrics, asgi, forks, link, orphaned, stacks, tls, values
 from .beat import Beat
 from .options import PLAIN, Door, HttpOptions, Inboxed
 
@@ -125,14 +124,14 @@ def run(birth: Birth) -> NoReturn:
     request, load = birth.spawn, birth.load
     # -- apart from the zygote: a group of its own, so that all it starts can be ended with it; own descriptors only.
     os.setpgid(0, 0)
-    channel_fd, board_fd, stacks_fd, *rest = birth.fds
+    channel_fd, board_fd, stacks_fd, lifeline_fd, *rest = birth.fds
     held = _take_over_output(rest) if request.captured else None
     box_fds = rest[0 if held is None else 4 :]
     boxes = [
         Inboxed(str(name), fd, (host, port), birth.doors.get(name, PLAIN))
         for (name, host, port), fd in zip(request.boxes, box_fds, strict=True)
     ]
-    keep = {0, 1, 2, channel_fd, board_fd, stacks_fd, *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
+    keep = {0, 1, 2, *birth.fds[:4], *(held or ()), *box_fds, *birth.service_out, *birth.app_fds}
     process.close_fds_except(keep)
     process.set_oom_score_adj(OOM_SCORE)
     _title(load, request.slot)
@@ -142,8 +141,9 @@ def run(birth: Birth) -> NoReturn:
     early = _wait_for_go(sock, channel)
     if early is None or os.getppid() != load.primary_pid:
         os._exit(0)
-    process.set_parent_death_signal(signal.SIGTERM)
-    if os.getppid() != load.primary_pid:  # it died between the two: its signal will not come
+    process.set_parent_death_signal(orphaned.SIGNAL)
+    bounded = orphaned.Bounded(lifeline_fd, load.undertaking, request.worker)
+    if os.getppid() != load.primary_pid:  # it died before these: their signals will not come
         os._exit(0)
     # -- from here on this is a process like any other.
     random.seed()
@@ -151,7 +151,7 @@ def run(birth: Birth) -> NoReturn:
     if seed is not None:
         seed()
     # Who it is, for the app's own use; Node's NODE_UNIQUE_ID would make a cluster worker of every Node child it starts.
-    os.environ["CLUSTERD_WORKER_ID"] = str(request.worker)
+    os.environ[wire.WORKER_ID] = str(request.worker)
     os.environ["CLUSTERD_GENERATION"] = str(load.generation)
     gc.enable()
     for stream in (sys.stdout, sys.stderr):
@@ -171,18 +171,16 @@ def run(birth: Birth) -> NoReturn:
     link.current = control
     control.when_placed(lambda: _placed(load, control.slot))
     give_back = _Output(held, birth.service_out).give_back
-    control.on_primary_gone(give_back)
-    control.on_primary_gone(lambda: _bound_end(load.undertaking))
+
+    def alone() -> None:
+        give_back()
+        bounded.begin(loop)
+
+    control.on_primary_gone(alone)
     collecting.connect(loop, control)
     control.online()
-    _end(_serve(loop, control, Beat(loop, board, collecting.look), board, birth, boxes, give_back))
-
-
-def _bound_end(seconds: float | None) -> None:
-    """Nobody ends this process any more if it does not end by itself, should the zygote have died too: a thread in C
-    does then, whatever Python is at, and says where it was."""
-    if seconds is not None:
-        faulthandler.dump_traceback_later(max(seconds, 0.001), exit=True, file=2)
+    code = _serve(loop, control, Beat(loop, board, collecting.look), board, birth, boxes, alone)
+    _end(code, request.worker if control.primary_gone else None)
 
 
 def _title(load: wire.Load, slot: int) -> None:
@@ -256,9 +254,13 @@ def _serve(
     board: scoreboard.Board,
     birth: Birth,
     boxes: list[Inboxed],
-    give_back: Callable[[], None],
+    alone: Callable[[], None],
 ) -> int:
-    """Import if that is still to be done, serve until drained; returns the exit code."""
+    """Import if that is still to be done, serve until drained; returns the exit code.
+
+    Args:
+        alone: called when the primary has died, perhaps in the middle of anything, and more than once.
+    """
     try:
         app = birth.app()
     except AppError as error:
@@ -267,15 +269,15 @@ def _serve(
         sys.stderr.write(f"{report}\n")
         return EXIT_BOOT
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, control, birth.load.primary_pid)
+        loop.add_signal_handler(number, control.leave)
 
-    def orphaned(number: int, frame: FrameType | None) -> None:
-        # The loop hears of the signal as always. But it may stand in a `print`, in a pipe that is full and that nobody
-        # reads any more: this interrupts the write, which Python then repeats, with what descriptor 1 is by then.
-        if os.getppid() != birth.load.primary_pid:
-            give_back()
+    def bereaved(number: int, frame: FrameType | None) -> None:
+        # The loop may stand in a `print`, in a pipe that is full and that nobody reads any more: this interrupts the
+        # write, which Python then repeats, with what descriptor 1 is by then.
+        alone()
+        loop.call_soon_threadsafe(control.lost)
 
-    signal.signal(signal.SIGTERM, orphaned)  # noqa: TID251  # after the loop's, whose own is empty and restarts writes
+    signal.signal(orphaned.SIGNAL, bereaved)  # noqa: TID251  # a loop's own handler would have the write go on waiting
     forks.watch()
     options = HttpOptions(**birth.load.engine)
     try:
@@ -309,21 +311,19 @@ async def _main(
     return 0
 
 
-def _on_signal(control: link.Link, primary_pid: int) -> None:
-    """SIGTERM is the parent-death signal, or somebody wants this one worker to end: that the primary is told."""
-    if os.getppid() == primary_pid:
-        control.leave()
-    else:
-        control.draining.set()
+def _end(code: int, orphan: int | None) -> NoReturn:
+    """End as a process ends, though we are inside a fork: exit functions, threads, buffers; no one else's clean-up.
 
-
-def _end(code: int) -> NoReturn:
-    """End as a process ends, though we are inside a fork: exit functions, threads, buffers; no one else's clean-up."""
+    Args:
+        orphan: this worker's number, if it has no primary any more.
+    """
     try:
         getattr(threading, "_shutdown", lambda: None)()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
+        if orphan is not None:
+            orphaned.end_descendants(orphan)
     except BaseException:
         traceback.print_exc()
     finally:

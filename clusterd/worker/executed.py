@@ -28,7 +28,9 @@ def run(load: wire.Load, request: wire.Spawn, fds: tuple[int, ...]) -> NoReturn:
         fds: descriptors in the order that :class:`clusterd.wire.zygote.Spawn` states.
     """
     os.setpgid(0, 0)
-    channel_fd, board_fd, stacks_fd, *rest = fds
+    # No end of the lifeline: a handler does not outlive execve(2). What ends a program is the death signal, and if it
+    # ignores that, the undertaker; or the next primary, should that have died as well.
+    channel_fd, board_fd, stacks_fd, _, *rest = fds
     if request.captured:
         os.dup2(rest[0], 1)
         os.dup2(rest[2], 2)

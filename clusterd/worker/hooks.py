@@ -1,13 +1,15 @@
-"""``python -m clusterd.worker.hooks MODULE:FUNCTION CHANNEL``: the process in which ``on_message`` runs.
+"""``python -m clusterd.worker.hooks MODULE:FUNCTION CHANNEL PRIMARY``: the process in which ``on_message`` runs.
 
 The function is called with each message of the pool's workers: ``handle(worker, message)``, where ``worker`` has
 ``id``, ``pool``, ``slot`` and ``send(message)``. It may be a coroutine function. What it raises is printed, and the
-next message comes all the same. The process ends with the primary.
+next message comes all the same. The process ends with the primary, whatever the function is at: its answers would
+reach nobody.
 """
 
 import asyncio
 import importlib
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..unix import process
 from ..unix.stream import FdStream
 from ..wire.channel import Channel, Received
 from ..wire.conversation import Conversation
@@ -90,8 +93,11 @@ async def listen(function: Callable[..., Any], sock: socket.socket) -> None:
     talk.close()
 
 
-def main(target: str, number: str) -> None:
+def main(target: str, number: str, primary_pid: str) -> None:
     """Be the process."""
+    process.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != int(primary_pid):
+        return
     sock = socket.socket(fileno=int(number))
     sock.set_inheritable(False)
     try:
@@ -103,4 +109,4 @@ def main(target: str, number: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:4])

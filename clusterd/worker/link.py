@@ -235,6 +235,10 @@ class Link:
     def _broken(self, error: PeerError) -> None:
         self._loop.call_soon(self._gone)
 
+    def lost(self) -> None:
+        """The primary has died: no more is heard of it, and this worker is to end."""
+        self._gone()
+
     def _gone(self) -> None:
         if self._closed or self.primary_gone:
             return

@@ -45,7 +45,7 @@ def test_what_is_odd_stands_above_the_table() -> None:
     assert "shop: running, not ready" in text
     assert "pool web: 0 ready, 1 needed" in text
     assert "pool cpu has given up" in text
-    assert "leftover workers of an earlier primary: 77, 78" in text
+    assert "left over from an earlier primary: 77, 78" in text
 
 
 def test_a_slot_that_is_held_is_no_vacancy() -> None:

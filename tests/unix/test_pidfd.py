@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clusterd.unix import pidfd
 from clusterd.unix.pidfd import ExitStatus
+from tests.unix.children import in_child
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -128,3 +129,16 @@ def test_no_descriptor_and_no_zombie_is_left_after_many_children() -> None:
         pidfd.wait(fd)
         os.close(fd)
         assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_the_group_that_a_process_leads_ends_without_it() -> None:
+    def leader() -> bool:
+        os.setpgid(0, 0)
+        inside = [subprocess.Popen(["sleep", "300"]) for _ in range(3)]
+        outside = subprocess.Popen(["sleep", "300"], process_group=0)
+        pidfd.kill_own_group()
+        ends = [process.wait(30) for process in inside]
+        outside.kill()
+        return ends == [-signal.SIGKILL] * 3 and outside.wait(30) == -signal.SIGKILL
+
+    assert in_child(leader)

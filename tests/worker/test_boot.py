@@ -44,7 +44,7 @@ def test_what_is_served_and_what_is_not() -> None:
 # A child is born by hand as the zygote would bear it, in a process of its own, for `run` ends its process.
 BEARER = """
 import json, os, socket, sys
-from clusterd.unix import scoreboard
+from clusterd.unix import lifeline, scoreboard
 from clusterd.wire import series, stacks, zygote as wire
 from clusterd.worker import boot
 
@@ -58,7 +58,7 @@ if os.fork() == 0:
                 "access_log": False, "linger": 0.1})
     async def app(scope, receive, send):
         raise RuntimeError("no lifespan")
-    fds = (far.detach(), board, shown)
+    fds = (far.detach(), board, shown, lifeline.Lifeline().lend())
     boot.run(boot.Birth(load, wire.Spawn(1, 0, False, []), fds, (1, 2), lambda: app, frozenset()))
 far.close()
 if first is not None:
