@@ -118,7 +118,7 @@ def test_ignored_sigchld_is_not_inherited(launcher: Launcher) -> None:
 
 def test_a_worker_that_never_takes_its_mail_and_one_that_dies_with_it_lose_nothing(launcher: Launcher) -> None:
     """A stopped worker's mailbox fills; when it is killed, what lay in it is served by the other."""
-    service = start(launcher, app(), workers=2)
+    service = start(launcher, app(), {"pools": {"web": {"steal_after": "0s"}}}, workers=2)
     (one, victim) = pids_of(service).items()
     clients = []
     with watched(victim[1]) as (process,):
