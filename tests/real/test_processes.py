@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 from clusterd.wire import stacks
+from clusterd.worker import orphaned
 from tests.real.harness import Launcher
 from tests.real.looking import app, ask, children, descriptors, fields, pids_of, start, title, zygote
 
@@ -90,12 +91,13 @@ async def answer(path):
         ignored = {number for number in signal.valid_signals() if int(status["SigIgn"], 16) >> (number - 1) & 1}
         assert ignored == {signal.SIGPIPE, signal.SIGXFSZ}
         caught = {number for number in range(1, 65) if int(status["SigCgt"], 16) >> (number - 1) & 1}
-        assert caught == {signal.SIGINT, signal.SIGTERM, stacks.SIGNAL}
+        assert caught == {signal.SIGINT, signal.SIGTERM, stacks.SIGNAL, orphaned.SIGNAL, 16}  # 16 s after the primary
     assert os.getpgid(zygote(service)) == zygote(service)
 
 
 def test_a_worker_has_no_descriptors_but_its_own(launcher: Launcher) -> None:
-    """Channel, scoreboard, stacks, mailbox, output with its reading ends, the service's; and what its loop opens."""
+    """Channel, scoreboard, stacks, mailbox, the end of the lifeline, output with its reading ends, the service's; and
+    what its loop opens."""
     service = start(launcher, app())
     of_service = descriptors(service.pid)
     one, other = (descriptors(pid) for pid in pids_of(service).values())
@@ -116,7 +118,9 @@ def test_a_worker_has_no_descriptors_but_its_own(launcher: Launcher) -> None:
             what for what in found.values() if what.endswith("/statm")
         }
     shared = {what for what in set(one.values()) & set(other.values()) if what.startswith(("socket:", "pipe:"))}
-    assert shared == {of_service[1], of_service[2]}
+    assert shared > {of_service[1], of_service[2]}
+    (lifeline,) = shared - {of_service[1], of_service[2]}
+    assert list(of_service.values()).count(lifeline) == 1
 
 
 def test_a_file_and_a_listening_socket_opened_at_import_stay_usable(launcher: Launcher) -> None:
