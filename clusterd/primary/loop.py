@@ -13,6 +13,7 @@ from typing import Any, Final
 
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
+_READABLE: Final = select.EPOLLIN
 
 EVENTS: Final = 32
 """Told at once, at most; the kernel tells the others next. By default room is made for a thousand, at every wait."""
@@ -55,13 +56,13 @@ class Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and serve meanwhile; as the base class's otherwise."""
-        poll, served, keys = self._epoll.poll, self._served, self._keys
+        poll, served, keys, hasty = self._epoll.poll, self._served, self._keys, self._hasty
         until = None if timeout is None else monotonic() + timeout
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while True:
             turn = False
             for fd, event in poll(timeout, EVENTS):
-                callback = served.get(fd)
+                callback = served.get(fd) or (hasty.get(fd) if event == _READABLE else None)
                 if callback is not None:
                     try:
                         turn = callback() or turn
@@ -71,10 +72,10 @@ class Selector(selectors.BaseSelector):
                 elif (key := keys.get(fd)) is not None:  # a callback before it may have taken it out
                     mask = (event & ~select.EPOLLIN and _WRITE) | (event & ~select.EPOLLOUT and _READ)
                     mask &= key.events
-                    if mask & _READ and fd in self._hasty:
+                    if mask & _READ and fd in hasty:
                         mask &= ~_READ
                         try:
-                            turn = self._hasty[fd]() or turn
+                            turn = hasty[fd]() or turn
                         except BaseException as error:
                             self._on_error(error)
                             turn = True

@@ -56,7 +56,7 @@ class Newconn:
         self._head, self._tail = _line(self._message)
         self._on_room = on_room
         self._on_refused = on_refused
-        self._flying: dict[int, Mail] = {}
+        self._flying: dict[int, tuple[bytes, int]] = {}  # what goes with it, and our copy
         self._parked: asyncio.TimerHandle | None = None
         self._most = self.limit  # may be on their way; none while it is parked
         self._closed = False
@@ -77,7 +77,8 @@ class Newconn:
 
     def post(self, payload: bytes, fd: int | None = None) -> Posted:
         """Hand over one connection. The descriptor is its own if it returns ``SENT``, else the caller's still."""
-        if fd is None or self.full:
+        flying = self._flying
+        if fd is None or len(flying) >= self._most:
             return Posted.FULL
         if self._closed or self._talk.channel.broken is not None:
             return Posted.BROKEN
@@ -89,7 +90,7 @@ class Newconn:
                 seq = self._talk.ask(self._message, self._answer, os.dup(fd))
         except OSError:
             return Posted.SHORT
-        self._flying[seq] = Mail(payload, fd, False)
+        flying[seq] = payload, fd
         return Posted.SENT
 
     def _answer(self, received: Received) -> None:
@@ -101,31 +102,30 @@ class Newconn:
             self._settle(received.ack, isinstance(answer, messages.Reply) and answer.accepted is True)
 
     def _settle(self, seq: int, accepted: bool) -> bool:
-        was_full = self.full
-        mail = self._flying.pop(seq, None)
-        if mail is None or mail.fd is None:
+        was_full = len(self._flying) >= self._most
+        flown = self._flying.pop(seq, None)
+        if flown is None:
             return False
         if accepted:
-            os.close(mail.fd)
+            os.close(flown[1])
             self.answered += 1
         else:
             if self._parked is None and not self._closed:
                 self._parked, self._most = self._loop.call_later(PARKED, self._unpark), 0
-            self._on_refused(mail)
+            self._on_refused(Mail(*flown, False))
         if was_full:
             self._on_room()
         return was_full or not accepted
 
     def describe(self) -> NewconnState:
         """For a successor of this process."""
-        flying = [(seq, mail.payload, mail.fd) for seq, mail in self._flying.items() if mail.fd is not None]
-        return NewconnState(self.answered, tuple(flying))
+        return NewconnState(self.answered, tuple((seq, *flown) for seq, flown in self._flying.items()))
 
     def take_up(self, left: NewconnState) -> None:
         """What was handed over by a predecessor is answered here."""
         self.answered = left.answered
         for seq, payload, fd in left.flying:
-            self._flying[seq] = Mail(payload, fd, False)
+            self._flying[seq] = payload, fd
             self._talk.expect(seq, self._settled)
 
     def _unpark(self) -> None:
@@ -135,7 +135,7 @@ class Newconn:
     def take_back(self) -> list[Mail]:
         """What it has not accepted, and will not: it is gone."""
         flying, self._flying = self._flying, {}
-        return list(flying.values())
+        return [Mail(*flown, False) for flown in flying.values()]
 
     def close(self) -> None:
         """Hand it nothing more; what is on its way is the worker's, or ``take_back``'s. Harmless when repeated."""

@@ -10,9 +10,11 @@ from collections.abc import Container
 from typing import Any, Final
 
 _ANSWER: Final = re.compile(
-    rb'\{"cmd":"NODE_HANDLE_ACK"\}\n|\{"cmd":"NODE_CLUSTER","ack":([0-9]{1,15}),"accepted":true,"seq":[0-9]{1,15}\}\n'
+    rb'(\{"cmd":"NODE_HANDLE_ACK"\}\n)?'
+    rb'(?:\{"cmd":"NODE_CLUSTER","ack":([0-9]{1,15}),"accepted":true,"seq":[0-9]{1,15}\}\n)?'
 ).match
-"""What Node's workers say to a connection, to the byte; what looks different is read the long way."""
+"""What Node's workers say to a connection, one after the other as a rule, to the byte; what looks different is read the
+long way."""
 
 
 class Ahead:
@@ -56,19 +58,20 @@ class Ahead:
     def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
         """See :meth:`clusterd.wire.channel.Channel.accepted`."""
         found, end = [], 0
-        while match := _ANSWER(data, end):
-            ack = match[1]
-            if ack is None:
+        while (match := _ANSWER(data, end)) is not None and match.end() > end:
+            arrived, ack = match.groups()
+            if arrived is not None:
                 if not self._flying:
                     break
                 self._flying.popleft()
-            else:
+                end = match.end(1)
+            if ack is not None:
                 seq = int(ack)
                 if seq not in among or seq not in self._asked:
                     break
                 self._asked.discard(seq)
                 found.append(seq)
-            end = match.end()
+                end = match.end()
         return found, end
 
 
