@@ -66,7 +66,7 @@ COMMANDS = {
 }
 
 
-_ASKING = ("clusterd.cli.inspect:", "clusterd.cli.follow:", "clusterd.cli.change:", "clusterd.cli.renew:")
+_ASKING = tuple(f"clusterd.cli.{name}:" for name in ("inspect", "follow", "change", "renew", "upgrading"))
 """Where the commands are that ask a running service: people wait for their imports."""
 
 

@@ -34,6 +34,10 @@ from .strays import Leftovers, Orphans
 #: Seconds from one beat of the primary's own to the next.
 BEAT = 1.0
 
+#: Seconds after an upgrade until zygotes are built anew: those that there are fork as well as ever, and two starts one
+#: upon the other, the primary's and theirs, are felt by who serves.
+RENEW_AFTER = 0.5
+
 #: Seconds in which old workers take what waits at a listener that a reload has taken away; then it is closed on them.
 SETTLE_WITHIN = 25.0
 
@@ -291,7 +295,7 @@ class Primary:
         bequest.begin(left, self.children, self._sockets)
         self.listeners.go_on_closing(lambda generation: self._report(Settled(generation)))
         self._hurry_later()
-        self._renew()
+        self._loop.call_later(RENEW_AFTER, self._renew)
 
     def _renew(self) -> None:
         """Build anew what zygotes another version of this code has started, unless a reload has yet to find out whether
