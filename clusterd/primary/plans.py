@@ -115,9 +115,9 @@ def verify_cpus(config: Config) -> None:
         HostError: they cannot, and why.
     """
     for name, pool in config.pools.items():
-        if pool.cpu_affinity and pool.cpu_affinity != "auto":
+        if pool.cpu_affinity:
             try:
-                cpus.verify(pool.cpu_affinity)
+                cpus.verify(cpus.allowed() if pool.cpu_affinity == "auto" else pool.cpu_affinity)
             except HostError as error:
                 raise HostError(f"pools.{name}.cpu_affinity: {error}") from None
 

@@ -1,6 +1,7 @@
 """What a service may do and see: its users, its capabilities, its secrets, its file system."""
 
 import json
+import os
 from typing import Any
 
 from tests.real.looking import app
@@ -29,6 +30,8 @@ async def answer(path):
         os.umask(mask := os.umask(0))
         limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in ("NOFILE", "CORE", "AS")}
         return {"umask": mask, **limits}
+    if path == "/cpus":
+        return sorted(os.sched_getaffinity(0))
     groups = sorted({os.getegid(), *os.getgroups()})
     return {"uid": os.getuid(), "groups": groups, "home": os.path.expanduser("~"), "pid": os.getpid()}
 """)
@@ -159,3 +162,17 @@ def fetch_metrics() -> str:
     from tests.real.clients import fetch
 
     return fetch("127.0.0.1:9190", "/metrics").text
+
+
+def test_workers_are_bound_to_cpus_in_a_unit_that_allows_it_and_in_another_that_is_said(deploy: Deployer) -> None:
+    bound = {"pools": {"web": {"cpu_affinity": "auto"}}}
+    unit = deploy(LOOKS, bound, workers=1)
+    unit.start()
+    assert ask(unit, "/cpus") == sorted(os.sched_getaffinity(0))[:1]
+    unit.stop()
+    unit = deploy(LOOKS)
+    unit.configure(bound)
+    unit.start(check=False)
+    sentence = "pools.web.cpu_affinity: processes here may not choose their CPUs"
+    unit.wait(lambda unit: any(sentence in line for line in unit.journal()), "a sentence that says why")
+    assert "generate systemd" in next(line for line in unit.journal() if sentence in line)
