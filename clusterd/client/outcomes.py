@@ -44,15 +44,16 @@ def outlived(
     Raises:
         ClusterdError: as of ``ask``; the primary has ended, and was not upgraded.
     """
-    end, began = monotonic() + timeout, monotonic()
-    before = client.status()
+    began, before = monotonic(), client.status()
+    end, wait = monotonic() + timeout, timeout
     while True:
         try:
-            return ask(left(end))
+            return ask(wait)
         except (NotRunning, PeerError):
             if not _lives_on(client, before, began, end):
                 raise
             if outcome is None:
+                wait = left(end)
                 continue
             found = outcome(client, before, end)
             if found is None:
