@@ -79,10 +79,10 @@ class Histogram:
     def observer(self, words: memoryview) -> Callable[[int], None]:
         """A function that counts one observation, in nanoseconds, into ``words``; for a path that has no time."""
         bounds = [round(bound * 1e9) for bound in self.bounds]
-        at, total, place = self.at, self.sum_ns, bisect_left
+        at, total, place, shortest = self.at, self.sum_ns, bisect_left, bounds[0]
 
         def observe(value_ns: int) -> None:
-            words[at + place(bounds, value_ns)] += 1
+            words[at if value_ns <= shortest else at + place(bounds, value_ns)] += 1
             if value_ns > 0:
                 words[total] = (words[total] + value_ns) & 0xFFFF_FFFF_FFFF_FFFF
 

@@ -72,6 +72,7 @@ class Connections:
         state: uvicorn's state of a server, shared by the connections.
         draining: each response is the last of its connection.
         changed: set whenever the last connection has ended.
+        words: as given.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Connections:
         self._open = self.state.connections = Open(words, self.changed.set)
         self._loop = loop
         self._config = config
-        self._words = words
+        self.words = words
         self.observe = REQUEST.observer(words)
         self._linger = linger
         self._patient_until = 0.0
@@ -139,7 +140,7 @@ class Connections:
             os.close(fd)
             raise
         self._open.add(protocol)
-        self._words[_OPEN] = len(self._open)
+        self.words[_OPEN] = len(self._open)
         lent: Any = Lent(fd, family)
         self._step_in(lent, protocol, self._loop.connect_accepted_socket(lambda: protocol, lent))
         if self.draining:
@@ -159,7 +160,7 @@ class Connections:
                 protocol.token = token
         # connection_made does so too, but a turn later, and a drain may look in between.
         self._open.add(protocol)
-        self._words[_OPEN] = len(self._open)  # its ``count``, without the call
+        self.words[_OPEN] = len(self._open)  # its ``count``, without the call
         if self._make_transport is not None:
             # asyncio's own step behind connect_accepted_socket, without the task and the future around it: 10 us less.
             try:
@@ -272,12 +273,12 @@ class Connections:
     def count(self, status: int) -> None:
         """A response has begun."""
         if 100 <= status <= 599:
-            self._words[_BEFORE_CLASSES + status // 100] += 1
+            self.words[_BEFORE_CLASSES + status // 100] += 1
 
     def sample(self) -> None:
         """Once a second: write down how many requests are in flight, which at each request would cost it 0.3 us, and
         let go of the connections that have come in."""
-        self._words[_IN_FLIGHT] = len(self.state.tasks)
+        self.words[_IN_FLIGHT] = len(self.state.tasks)
         self._have_stepped_in()
 
     # -- the end -------------------------------------------------------------------------------------------------

@@ -14,21 +14,20 @@ from typing import Any, Final, NamedTuple, Protocol
 from ..errors import HostError
 from ..unix.sockets import unread
 from ..wire.proxy import Header
+from ..wire.rows import Row
 from . import tls
 from .arrival import Arrival
+from .heads import freeing, limited
 from .library import ServerState, uvicorn
 from .mailbox import Taken
 from .slow import watched
-
-MAX_HEAD: Final = 64 * 1024
-"""Bytes of a request's head that httptools, which has no bound of its own, is fed after the first read of it; h11
-takes 16 KiB."""
 
 GOODBYE_PATIENCE: Final = 5.0
 """Seconds that a WebSocket client gets to answer the close frame."""
 
 SWITCHING_PROTOCOLS: Final = 101
 BAD_REQUEST: Final = 400
+_SUCCESSES: Final = int(Row.REQUESTS_2XX)
 FORBIDDEN: Final = 403
 
 Message = MutableMapping[str, Any]
@@ -40,6 +39,10 @@ class Owner(Protocol):
 
     draining: bool
     watches: bool
+
+    @property
+    def words(self) -> memoryview:
+        """The worker's row of the scoreboard."""
 
     @property
     def observe(self) -> Callable[[int], None]:
@@ -84,10 +87,11 @@ def extend(config: uvicorn.Config, owner: Owner) -> Kinds:
     websocket = config.ws_protocol_class
     if websocket is not None:
         config.ws_protocol_class = type("WorkerWebSocket", (WebSocket, websocket), {"owner": owner})
-    reading = _limited(base) if not hasattr(base, "handle_events") else base.data_received  # h11 has a limit of its own
+    unbounded = not hasattr(base, "handle_events")  # h11 has a limit of its own
+    reading = limited(base) if unbounded else base.data_received
     added = {"owner": owner, "data_received": reading}
     http = type("WorkerHttp", (Http, base), added)
-    added = added | {"data_received": _freeing(reading)}
+    added = added | {"data_received": limited(base, freeing=True) if unbounded else freeing(reading)}
     return Kinds(http, type("WorkerBounded", (Bounded, base), added), type("WorkerArriving", (Arriving, base), added))
 
 
@@ -173,7 +177,7 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
     """uvicorn's cycle of request and response; ``send`` is a plain function, so that nothing more is awaited."""
     base = getattr(base, "uvicorns_own", base)  # a second engine in one process counts once, too
     base_send, base_run = base.send, base.run_asgi
-    count, observe = owner.count, owner.observe
+    count, observe, words = owner.count, owner.observe, owner.words
 
     def run_asgi(cycle: Any, app: Any) -> Awaitable[None]:
         cycle.began_ns = monotonic_ns()
@@ -184,7 +188,10 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
             if not (cycle.response_complete or message.get("more_body")):
                 observe(monotonic_ns() - cycle.began_ns)
         elif message["type"] == "http.response.start":
-            count(message["status"])
+            if 200 <= (status := message["status"]) <= 299:  # ``count``, without the call, of those that are many
+                words[_SUCCESSES] += 1
+            else:
+                count(status)
             if owner.draining:
                 message = owner.closing(cycle, message)
         return base_send(cycle, message)  # type: ignore[no-any-return]
@@ -194,36 +201,6 @@ def _counting(base: Any, owner: Owner) -> type[Any]:
 
     run = watched_run_asgi if owner.watches else run_asgi
     return type("WorkerCycle", (base,), {"send": send, "run_asgi": run, "uvicorns_own": base})
-
-
-def _limited(base: Any) -> Callable[[Any, bytes], None]:
-    """``data_received`` with a limit on the head. The base's is called directly: this runs for every read."""
-    base_data_received = base.data_received
-
-    def data_received(self: Any, data: bytes) -> None:
-        base_data_received(self, data)
-        cycle = self.cycle
-        if cycle is not None and cycle.scope is self.scope:
-            return  # that head is complete
-        if self.scope is not self.headed:  # it begins somewhere in this read
-            self.headed, self.head = self.scope, 0
-            return
-        self.head += len(data)
-        if self.head > MAX_HEAD and not self.transport.is_closing():
-            self.send_400_response("Request head too large.")
-
-    return data_received
-
-
-def _freeing(reading: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
-    """``data_received`` with the token returned at the first byte."""
-
-    def data_received(self: Any, data: bytes) -> None:
-        if self.token is not None:
-            self.free()
-        reading(self, data)
-
-    return data_received
 
 
 class Http(asyncio.Protocol):
