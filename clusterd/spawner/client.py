@@ -70,6 +70,7 @@ class Left:
     Attributes:
         control: our end of its socket.
         load: what it was told to load.
+        speaks: the version of its protocol.
     """
 
     pid: int
@@ -81,6 +82,7 @@ class Left:
     warning: str
     report: str
     load: wire.Load
+    speaks: int = 1
 
 
 class Owner(Protocol):
@@ -116,7 +118,7 @@ class ZygoteClient:
     ) -> None:
         self.plan = plan
         self.pid = 0
-        self.taken_up = False
+        self.taken_up, self._speaks = False, wire.VERSION
         self._loop = loop
         self._owner = owner
         self._output = output
@@ -168,11 +170,12 @@ class ZygoteClient:
             warning=self._warning,
             report=self._report,
             load=self.plan.load,
+            speaks=self._speaks,
         )
 
     def take_up(self, left: Left) -> None:
         """In the place of ``start``: it lives already, and a predecessor of this process has begun to hear it."""
-        self.pid, self._pidfd, self.taken_up = left.pid, left.pidfd, True
+        self.pid, self._pidfd, self.taken_up, self._speaks = left.pid, left.pidfd, True, left.speaks
         self._ready, self._stopping = left.ready, left.stopping
         self._unsafe, self._warning, self._report = left.unsafe, left.warning, left.report
         self._control = socket.socket(fileno=left.control)
@@ -197,7 +200,7 @@ class ZygoteClient:
     def start(self) -> None:
         """Start the process; the owner hears of it later, also of a failure."""
         try:
-            self._control = self._exec()
+            self._control, self._speaks = self._exec(), wire.VERSION
         except (HostError, OSError) as error:
             self._loop.call_soon(self._end, f"cannot start a zygote: {error}")
             return
@@ -285,7 +288,7 @@ class ZygoteClient:
                 self._owner.spawn_failed(worker, f"no descriptors for a new worker: {error.strerror}", False)
                 continue
             self._flying.add(worker)
-            refused = self._tell(parts.request, parts.fds)
+            refused = self._tell(parts.request, wire.understood(parts.fds, self._speaks))
             for fd in parts.fds:
                 os.close(fd)
             if refused is not None:
@@ -317,7 +320,7 @@ class ZygoteClient:
             if packet is None:
                 return
             try:
-                self._answer(wire.read_answer(packet.data), packet.fds, packet.truncated)
+                self._answer(wire.read_answer(packet.data, self._speaks), packet.fds, packet.truncated)
             except PeerError as error:
                 for fd in packet.fds:
                     os.close(fd)

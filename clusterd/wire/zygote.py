@@ -4,12 +4,14 @@ The zygote runs the user's code and the primary does not trust it: :func:`read_a
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ..errors import PeerError
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1: before workers got an end of the lifeline."""
 
 #: A report (a traceback as a rule) is cut in the middle to this many bytes of JSON, in which one character may be
 #: twelve (two escapes) and with which one packet must do.
@@ -174,6 +176,12 @@ def encode(message: Request | Answer) -> bytes:
     return json.dumps({"v": VERSION, "op": _NAMES[type(message)], **asdict(message)}).encode()
 
 
+def understood(fds: Sequence[int], version: int) -> Sequence[int]:
+    """Those of a :class:`Spawn`'s descriptors that a zygote of another version knows: of a predecessor's, until it is
+    built anew."""
+    return fds if version >= 2 else [*fds[:3], *fds[4:]]
+
+
 def read_request(data: bytes) -> Request:
     """In the zygote, which trusts the primary."""
     raw = json.loads(data)
@@ -182,21 +190,24 @@ def read_request(data: bytes) -> Request:
     return request
 
 
-def read_answer(data: bytes) -> Answer:
+def read_answer(data: bytes, version: int = VERSION) -> Answer:
     """In the primary.
 
+    Args:
+        version: that the zygote speaks.
+
     Raises:
-        PeerError: these bytes are no answer of this version.
+        PeerError: these bytes are no answer of that version.
     """
     try:
         raw = json.loads(data)
         kind = _ANSWERS[raw["op"]]
-        wrong_version = raw["v"] != VERSION
+        wrong_version = raw["v"] != version
         fields = {name: raw[name] for name in kind.__dataclass_fields__}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PeerError(f"the zygote sent {data[:80]!r}, which is no answer ({error!r})") from None
     if wrong_version:
-        raise PeerError(f"the zygote speaks version {raw['v']!r} of its protocol, not {VERSION}")
+        raise PeerError(f"the zygote speaks version {raw['v']!r} of its protocol, not {version}")
     for name, value in fields.items():
         expected = kind.__dataclass_fields__[name].type
         if type(value) is not expected or (expected is int and value < 0):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.spawner.client import Parts, Plan, ZygoteClient
-from clusterd.unix import process
+from clusterd.spawner.client import Left, Parts, Plan, ZygoteClient
+from clusterd.unix import packets, process, spawn
 from clusterd.wire import zygote as wire
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -21,7 +21,7 @@ TOOLS = """
 import array, json, os, socket, sys
 control = socket.socket(fileno=int(sys.argv[1]))
 def say(op, *fds, **fields):
-    raw(json.dumps({"v": 1, "op": op, **fields}).encode(), *fds)
+    raw(json.dumps({"v": 2, "op": op, **fields}).encode(), *fds)
 def raw(data, *fds):
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     control.sendmsg([data], ancillary)
@@ -40,6 +40,7 @@ class Owner:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
         self.ended = asyncio.get_running_loop().create_future()
+        self.refused = asyncio.Event()
 
     def zygote_ready(self, client: ZygoteClient, preloaded: bool, warning: str) -> None:
         self.told.append(("ready", preloaded, warning))
@@ -58,6 +59,7 @@ class Owner:
 
     def spawn_failed(self, worker: int, report: str, zygote_gone: bool) -> None:
         self.told.append(("spawn_failed", worker, report, zygote_gone))
+        self.refused.set()
 
 
 def parts(worker: int) -> Parts:
@@ -105,7 +107,7 @@ def run(
         "control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20); raw(b'x' * 150000); wait()",
         "control.close(); wait()",
         "control.shutdown(socket.SHUT_RDWR); wait()",
-        "say('loaded', preloaded=True, unsafe='', v=2); wait()",
+        "say('loaded', preloaded=True, unsafe='', v=1); wait()",
         "say('loaded', preloaded=1, unsafe=''); wait()",
         "say('loaded', 0, preloaded=True, unsafe=''); wait()",
         "say('spawned', worker=1, pid=1); wait()",
@@ -222,3 +224,34 @@ def test_one_that_cannot_be_started_is_a_failed_one(tmp_path: Path) -> None:
     assert "Too many open files" in asyncio.run(main(Plan(load, dict(os.environ)), nothing_left))
     endless = Plan(replace(load, target="x" * 100_000), dict(os.environ))
     assert "cannot be told" in asyncio.run(main(endless, null))
+
+
+def test_a_predecessors_zygote_is_spoken_to_as_it_speaks(tmp_path: Path) -> None:
+    """Until it is built anew: it knows no lifeline, and answers with the version that it has."""
+    zygote, primary = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    load = wire.Load("test", "web", 1, "app:app", "auto", "auto", os.getpid(), None)
+    child = spawn.spawn(["sleep", "60"], env=dict(os.environ))
+
+    async def main() -> list[tuple[object, ...]]:
+        owner = Owner()
+        client = ZygoteClient(asyncio.get_running_loop(), Plan(load, {}), owner, lambda: (-1, -1))
+        left = Left(child.pid, child.pidfd, primary.detach(), True, False, "", "", "", load)
+        client.take_up(left)
+        files = [tmp_path / name for name in ("channel", "board", "stacks", "lifeline", "box")]
+        fds = tuple(os.open(file, os.O_CREAT) for file in files)
+        client.spawn(1, lambda: Parts(wire.Spawn(1, 0, False, [["http", "", 0]]), fds))
+        packet = packets.receive(zygote, wait=True)
+        assert packet is not None
+        assert [os.readlink(f"/proc/self/fd/{fd}") for fd in packet.fds] == [str(files[i]) for i in (0, 1, 2, 4)]
+        for fd in packet.fds:
+            os.close(fd)
+        packets.send(zygote, b'{"v": 1, "op": "spawn_failed", "worker": 1, "report": "no"}')
+        await asyncio.wait_for(owner.refused.wait(), DEADLINE)
+        assert client.describe().speaks == 1
+        client.stop()
+        await asyncio.wait_for(owner.ended, DEADLINE)
+        return owner.told
+
+    with zygote:
+        told = asyncio.run(main())
+    assert told[0] == ("spawn_failed", 1, "no", False)

@@ -37,7 +37,7 @@ def test_a_request_is_read_as_it_was_said() -> None:
 @example(b"[" * 50_000)
 @example(b"\xff")
 @example(b"1" * 5000)
-@example(b'{"v":1,"op":[]}')
+@example(b'{"v":2,"op":[]}')
 def test_bytes_at_random_are_refused_and_never_more(data: bytes) -> None:
     with pytest.raises(PeerError):
         wire.read_answer(data)
@@ -70,21 +70,21 @@ def test_an_answer_with_one_field_changed_is_refused_or_well_formed(answer: wire
         {"worker": 1.0},
         {"worker": "1"},
         {"pid": None},
-        {"v": 2},
+        {"v": 1},
         {"op": "load"},
         {"op": "spawn"},
         {"op": "sing"},
     ],
 )
 def test_wrong_fields_are_named(change: dict[str, Any]) -> None:
-    raw = {"v": 1, "op": "spawned", "worker": 1, "pid": 2} | change
+    raw = {"v": 2, "op": "spawned", "worker": 1, "pid": 2} | change
     with pytest.raises(PeerError):
         wire.read_answer(json.dumps(raw).encode())
 
 
 def test_a_missing_field_is_refused() -> None:
     with pytest.raises(PeerError):
-        wire.read_answer(b'{"v":1,"op":"spawned","worker":1}')
+        wire.read_answer(b'{"v":2,"op":"spawned","worker":1}')
 
 
 @given(st.text(), st.integers(min_value=60, max_value=500))
@@ -112,6 +112,6 @@ def test_whatever_a_report_is_made_of_its_packet_fits(alphabet: str) -> None:
 
 
 def test_an_overlong_report_of_a_zygote_that_does_not_clip_is_clipped() -> None:
-    read = wire.read_answer(json.dumps({"v": 1, "op": "unsafe", "why": "y" * 60_000}).encode())
+    read = wire.read_answer(json.dumps({"v": 2, "op": "unsafe", "why": "y" * 60_000}).encode())
     assert isinstance(read, wire.Unsafe)
     assert len(read.why) < 2 * wire.MAX_REPORT + 60
