@@ -31,8 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     if not Path("/proc/self/environ").exists():
         pytest.exit("these tests need Linux with /proc", returncode=1)
-    # An installed package has its bytecode. Where Python writes none (PYTHONDONTWRITEBYTECODE) each process of each
-    # service would compile two hundred modules of this one, a quarter of a second of a processor.
+    # Apps under test are written anew within a second, and at times as long as they were before: Python would take the
+    # bytecode of the old one for the new one's, for it compares whole seconds and the size.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    # An installed package has its bytecode. Where Python writes none each process of each service would compile two
+    # hundred modules of this one, a quarter of a second of a processor.
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(clusterd.__file__).parent, quiet=2)
     if components.is_there("node"):
