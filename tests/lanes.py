@@ -1,11 +1,11 @@
-"""``make test`` in two lanes: what only computes, and then containers and whole systems, beside everything else.
+"""``make test`` in two lanes: whole services under load and under every mishap, and beside them everything else.
 
 The rules' model, the configuration and the codecs start no process and wait for nothing: they need one processor, and
-it is all the same to them when they have it. The tests of real processes wait most of their time and must not be kept
+it is all the same to them when they have it. The tests of real services wait most of their time and must not be kept
 waiting: so those run behind them, at a lower priority and without a time limit of their own. Containers, and systems
 booted under systemd, have a network, processes and limits of their own and are waited for most of the time: they follow
-in the same lane. What it says is told when both are done. ``python -m tests.lanes [PYTEST ARGUMENT…]``; exits 0 if
-nothing failed in either.
+in the same lane, and after them the rooms' own tests, which need little of the machine. What it says is told when both
+are done. ``python -m tests.lanes [PYTEST ARGUMENT…]``; exits 0 if nothing failed in either.
 """
 
 import subprocess
@@ -23,6 +23,9 @@ STARTS_PROCESSES = ("tests/wire/test_node_peer.py",)
 APART = ("tests/real/containers", "tests/real/systemd")
 """What runs on machines of its own, as far as it can tell."""
 
+SERVICES = ("tests/real", "tests/chaos")
+"""The first lane, without what is apart: as long as all the rest."""
+
 BENCH = "tests/bench"
 
 NICE = ("nice", "-n", "10")
@@ -31,12 +34,12 @@ NOTHING_CHOSEN = 5
 """What pytest exits with where the arguments choose none of a lane's tests."""
 
 
-def all_others() -> list[str]:
-    """What stands in ``tests`` besides: its rooms and files."""
+def rooms() -> list[str]:
+    """What stands in ``tests`` besides."""
     there = sorted(Path("tests").iterdir())
     rooms = [str(path) for path in there if path.is_dir() and any(path.rglob("test_*.py"))]
     files = [str(path) for path in there if path.name.startswith("test_")]
-    return [path for path in [*files, *rooms] if path not in (*COMPUTES, BENCH)] + [*STARTS_PROCESSES]
+    return [path for path in [*files, *rooms] if path not in (*COMPUTES, *SERVICES, BENCH)] + [*STARTS_PROCESSES]
 
 
 class Beside:
@@ -78,16 +81,17 @@ def main(arguments: Sequence[str]) -> int:
     kept_out = [f"--ignore={path}" for path in STARTS_PROCESSES]
     computing = [*NICE, *PYTEST, *COMPUTES, *kept_out, "--timeout=0", "-p", "no:cacheprovider", *arguments]
     apart = [*PYTEST, *APART, "-p", "no:cacheprovider", *arguments]
-    others = [*PYTEST, *all_others(), *(f"--ignore={path}" for path in APART), *arguments]
+    others = [*PYTEST, *rooms(), "-p", "no:cacheprovider", *arguments]
+    services = [*PYTEST, *SERVICES, *(f"--ignore={path}" for path in APART), *arguments]
     with tempfile.TemporaryFile() as said:
-        beside = Beside([computing, apart], said)
+        beside = Beside([computing, apart, others], said)
         try:
-            codes = [subprocess.run(others, check=False).returncode]
+            codes = [subprocess.run(services, check=False).returncode]
             beside.wait()
         finally:
             beside.end()
         said.seek(0)
-        print(f"\n{'=' * 30} beside them: {' '.join([*COMPUTES, *APART])} {'=' * 30}", flush=True)
+        print(f"\n{'=' * 30} beside them {'=' * 30}", flush=True)
         sys.stdout.buffer.write(said.read())
         sys.stdout.flush()
     chosen = [code for code in [*codes, *beside.codes] if code != NOTHING_CHOSEN]
