@@ -69,8 +69,8 @@ def _fit(config: Config, path: str, user: str, version: int, passed: Mapping[str
     if users and user:
         raise UsageError(f"--user {user}: pools have users of their own ({', '.join(users)}), so the primary is root")
     roles = config.control.operators.users + config.control.operators.groups
-    drain = longest_drain(shutdown)
     roles += config.control.admins.users + config.control.admins.groups
+    drain = longest_drain(shutdown)
     places = {path, sys.prefix, sys.base_prefix, *(pool.cwd for pool in config.pools.values() if pool.cwd)}
     bound = {name: one for name, one in config.listeners.items() if name not in passed}
     runtime = _runtime(name, run_dir)

@@ -9,6 +9,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -35,34 +36,28 @@ def end(marks: Collection[bytes], spare: Callable[[int], bool] = lambda pid: Fal
         marks: words of the environment, ``NAME=value``.
         spare: called with the pid of each; those for which it is true are let be, and this process always.
     """
-    asked = _Found(marks, spare)
-    try:
-        asked.signal(signal.SIGTERM)
-        asked.wait(PATIENCE)
-    finally:
-        asked.close()
-    if not asked.fds:
+    if not _tell(signal.SIGTERM, marks, spare):
         return
     before: list[int] = []
     for _ in range(_ROUNDS):
-        left = _Found(marks, spare)
-        try:
-            left.signal(signal.SIGKILL)
-            left.wait(PATIENCE)
-        finally:
-            left.close()
-        if left.pids in ([], before):  # none, or only such as may not be signalled
+        left = _tell(signal.SIGKILL, marks, spare)
+        if left in ([], before):  # none, or only such as may not be signalled
             return
-        before = left.pids
+        before = left
 
 
 def wait(marks: Collection[bytes], seconds: float) -> None:
     """Until all processes that carry all of these marks now have ended, or so long."""
-    found = _Found(marks, lambda pid: False)
-    try:
+    with closing(_Found(marks, lambda pid: False)) as found:
         found.wait(seconds)
-    finally:
-        found.close()
+
+
+def _tell(number: signal.Signals, marks: Collection[bytes], spare: Callable[[int], bool]) -> list[int]:
+    """Send a signal to those that there are now, and wait for their end; returns their pids."""
+    with closing(_Found(marks, spare)) as found:
+        found.signal(number)
+        found.wait(PATIENCE)
+        return found.pids
 
 
 class _Found:
