@@ -356,7 +356,11 @@ class Launcher:
         self.services: list[Service] = []
 
     def configuration(self, settings: Settings | None = None, *, workers: int = 2) -> Path:
-        """Writes ``clusterd.toml``: one pool ``web`` of ``app:app`` on a free port, with ``settings`` laid over it."""
+        """Writes ``clusterd.toml``: one pool ``web`` of ``app:app`` on a free port, with ``settings`` laid over it.
+
+        A pool that does not say its ``min_ready`` needs all of its workers: a service that is ready with the first of
+        two leaves to luck what a test sees of the other, which may have no pid yet.
+        """
         base = {
             "config_version": 1,
             "clusterd": {"name": "test", "run_dir": os.fspath(self.run_dir)},
@@ -366,8 +370,12 @@ class Launcher:
             "monitoring": {"address": "127.0.0.1:0"},
             "log": {"format": "json"},
         }
+        whole = merged(base, settings or {})
+        for pool in whole["pools"].values():
+            if isinstance(count := pool.get("workers"), int):
+                pool.setdefault("min_ready", count)
         path = self.folder / "clusterd.toml"
-        path.write_text(toml(merged(base, settings or {})))
+        path.write_text(toml(whole))
         return path
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, **how: Any) -> Service:

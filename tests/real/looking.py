@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher, Service, Settings, merged
+from tests.real.harness import DEADLINE, Launcher, Service, Settings
 
 ASGI = """
 async def app(scope, receive, send):
@@ -46,9 +46,8 @@ AT_ONCE = {"pools": {"web": {"restart": {"initial_delay": "10ms", "max_delay": "
 def start(
     launcher: Launcher, source: str, settings: Settings | None = None, *, workers: int = 2, **how: Any
 ) -> Service:
-    """A service of which every worker is ready."""
-    every = {"pools": {"web": {"min_ready": workers}}}
-    return launcher.start(source, merged(every, settings or {}), workers=workers, **how)
+    """A service of which every worker is ready, unless the settings say otherwise."""
+    return launcher.start(source, settings, workers=workers, **how)
 
 
 def app(source: str = PIDS) -> str:

@@ -45,7 +45,7 @@ def test_a_list_is_for_all_workers_and_for_the_import_and_a_reload_changes_it(la
     assert sorted(os.sched_getaffinity(service.pid)) == MINE, "the primary runs where it ran"
     worker = service.workers()[0]
     assert service.cli("describe", str(worker["id"])).stdout.count(f"may run on            CPU {MINE[0]}\n") == 1
-    launcher.configuration(with_affinity(MINE[1:2], min_ready=2, reload={"canary": "0s"}))
+    launcher.configuration(with_affinity(MINE[1:2], reload={"canary": "0s"}))
     done = service.cli("reload", timeout=LONG)
     assert done.returncode == 0, done.stderr
     wait_for(lambda: len(service.workers()) == 2, DEADLINE, "the end of the old ones")

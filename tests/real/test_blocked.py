@@ -264,7 +264,7 @@ def throttled(share: float) -> Iterator[list[str]]:
 def test_in_a_group_that_is_throttled_nobody_is_robbed(run_dir: Path, tmp_path: Path) -> None:
     launcher = Launcher(tmp_path, run_dir)
     (launcher.folder / "app.py").write_text(app(SOURCE))
-    path = launcher.configuration({"pools": {"web": {"min_ready": 4}}}, workers=4)
+    path = launcher.configuration(workers=4)
     with throttled(0.3) as through:
         try:
             service = launcher.run("--config", str(path), through=through).wait_ready()

@@ -311,8 +311,9 @@ def test_the_verdict_of_a_reload_that_a_signal_asked_for_is_waited_for(launcher:
 
 
 def test_what_a_reload_would_change_is_shown(launcher: Launcher) -> None:
-    service = up(launcher, SLOW_CANARY)
-    launcher.configuration(SLOW_CANARY, workers=3)
+    settings = merged(SLOW_CANARY, {"pools": {"web": {"min_ready": 1}}})
+    service = up(launcher, settings)
+    launcher.configuration(settings, workers=3)
     assert lines(service, "reload", "--dry-run") == ["pools.web.workers = 3 (was 1)"]
     assert lines(service, "reload", "--no-wait") == ["generation 2 is being tried out; `clusterd events` tells of it"]
     service.wait_log("reload_ended")

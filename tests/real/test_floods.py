@@ -159,7 +159,7 @@ def test_a_primary_with_too_many_descriptors_in_flight_says_so_once_and_recovers
     """The limit counts all of a user's; root's capabilities lift it, so those are taken from the primary."""
     through = ["setpriv", "--bounding-set", "-sys_resource,-sys_admin"] if os.geteuid() == 0 else []
     (launcher.folder / "app.py").write_text(app(PIDS))
-    path = launcher.configuration({"pools": {"web": {"min_ready": 2}}})
+    path = launcher.configuration()
     service = launcher.run("--config", os.fspath(path), through=through).wait_ready()
     pids = set(pids_of(service).values())
     limit = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
@@ -246,7 +246,7 @@ def test_fifty_megabytes_of_output_neither_grow_nor_hold_up_the_primary(launcher
 def test_a_machine_that_is_short_of_something_is_waited_for(launcher: Launcher, number: int) -> None:
     """The primary neither spins nor dies, says it once, and goes on by itself; what waits is served then."""
     (launcher.folder / "app.py").write_text(app(PIDS))
-    path = launcher.configuration({"pools": {"web": {"min_ready": 2}}})
+    path = launcher.configuration()
     with refusing(launcher.run_dir / "seccomp") as kernel:
         through = kernel.arguments(launcher.run_dir / "seccomp")
         service = launcher.run("--config", os.fspath(path), through=through).wait_ready()
@@ -270,7 +270,7 @@ def test_a_machine_that_is_short_of_something_is_waited_for(launcher: Launcher, 
 
 def test_a_worker_that_accepts_by_itself_waits_for_the_machine_too(launcher: Launcher) -> None:
     (launcher.folder / "app.py").write_text(app(PIDS))
-    path = launcher.configuration({"pools": {"web": {"min_ready": 2, "scheduling": "none"}}})
+    path = launcher.configuration({"pools": {"web": {"scheduling": "none"}}})
     with refusing(launcher.run_dir / "seccomp") as kernel:
         through = kernel.arguments(launcher.run_dir / "seccomp")
         service = launcher.run("--config", os.fspath(path), through=through).wait_ready()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import processes_marked
-from tests.real.harness import Launcher, merged, toml
+from tests.real.harness import Launcher, Settings, merged, toml
 
 STAND_IN = """
 import json, os, signal, socket, subprocess, sys
@@ -88,6 +88,20 @@ def test_the_service_inherits_nothing_of_a_surrounding_service(
     assert b"CLUSTERD_RUN_DIR=" + os.fsencode(service.run_dir) in environment
     assert not [item for item in environment if item.startswith((b"CLUSTERD_CONFIG=", b"PORT="))]
     standing_in.finish()
+
+
+def test_a_pool_that_says_nothing_of_it_is_ready_with_all_of_its_workers(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, tmp_path)
+
+    def needed(settings: Settings, **how: int) -> list[object]:
+        pools = tomllib.loads(launcher.configuration(settings, **how).read_text())["pools"]
+        return [pool.get("min_ready") for pool in pools.values()]
+
+    assert needed({}) == [2]
+    assert needed({}, workers=3) == [3]
+    assert needed({"pools": {"web": {"workers": 1}, "more": {"app": "more:app", "workers": 4}}}) == [1, 4]
+    assert needed({"pools": {"web": {"min_ready": 1}}}) == [1]
+    assert needed({"pools": {"web": {"workers": "auto"}, "more": {"app": "more:app"}}}) == [None, None]
 
 
 def test_settings_are_laid_over_each_other_and_read_back_the_same() -> None:

@@ -124,7 +124,7 @@ async def app(scope, receive, send):
     await hello(scope, receive, send)
 """
     )
-    service = launcher.start(app, workers=2)
+    service = launcher.start(app, {"pools": {"web": {"min_ready": 1}}}, workers=2)
     assert {service.get().status for _ in range(5)} == {200}
     service.signal(signal.SIGQUIT)
     assert service.wait_exit() == 0

@@ -217,7 +217,7 @@ def group() -> Iterator[memory.Group]:
 def service(group: memory.Group, launcher: Launcher) -> Service:
     (launcher.folder / "app.py").write_text(APP)
     pool = {
-        "min_ready": 2, "restart": {"initial_delay": "50ms", "max_delay": "100ms", "give_up_after": 0},
+        "restart": {"initial_delay": "50ms", "max_delay": "100ms", "give_up_after": 0},
         "reload": {"canary": "100ms"}, "steal_after": "0s",
     }  # fmt: skip
     settings = {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import fetch
-from tests.real.harness import Launcher, Service, Settings, merged
+from tests.real.harness import Launcher, Service, Settings
 from tests.real.playground import Load, deploy
 
 APP = """
@@ -44,7 +44,7 @@ def write(launcher: Launcher, text: str) -> None:
 
 def start(launcher: Launcher, settings: Settings = FAST, *, workers: int = 2, text: str | None = None) -> Service:
     write(launcher, text or source("one"))
-    config = launcher.configuration(merged({"pools": {"web": {"min_ready": workers}}}, settings), workers=workers)
+    config = launcher.configuration(settings, workers=workers)
     return launcher.run("--config", str(config)).wait_ready()
 
 

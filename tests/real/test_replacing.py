@@ -57,7 +57,7 @@ def test_a_primary_that_was_stopped_blames_nobody(launcher: Launcher) -> None:
 
 
 def test_recycling_replaces_first_and_loses_nothing(launcher: Launcher) -> None:
-    service = up(launcher, {"pools": {"web": {"min_ready": 2, "recycle": {"max_requests": 30}}}}, workers=2)
+    service = up(launcher, {"pools": {"web": {"recycle": {"max_requests": 30}}}}, workers=2)
     with Load(service.address()).running(2) as load:
         for worker in (1, 2):
             service.wait_log("worker_exited", worker=worker, reason="recycled", deadline=60)

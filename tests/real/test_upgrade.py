@@ -282,8 +282,7 @@ def test_code_that_fails_only_in_earnest_is_left_for_the_old(launcher: Launcher,
     (site / "sitecustomize.py").write_text(IN_EARNEST + fails)
     current.symlink_to(old)
     (launcher.folder / "app.py").write_text(app(PIDS))
-    settings = {"pools": {"web": {"min_ready": 2}}}
-    config = launcher.configuration(settings)
+    config = launcher.configuration()
     service = launcher.run(
         "--config", os.fspath(config), env={"PYTHONPATH": os.fspath(root)}, python=os.fspath(current / "bin/python")
     ).wait_ready()

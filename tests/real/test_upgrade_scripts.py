@@ -86,7 +86,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def start(launcher: Launcher, script: str, source: str = "", **pool: Any) -> Service:
-    pool = {"min_ready": 2, "steal_after": "0s", **pool}
+    pool = {"steal_after": "0s", **pool}
     return scripting.start(launcher, script, source or SOURCES[script], **pool)
 
 
@@ -158,7 +158,7 @@ def blocked(launcher: Launcher) -> int:
 
 @each
 def test_a_worker_that_blocks_holds_nothing_up_and_takes_what_was_on_its_way(launcher: Launcher, script: str) -> None:
-    service = start(launcher, script, workers=1, min_ready=1)
+    service = start(launcher, script, workers=1)
     where = port(service)
     with kept_alive(where) as blocking, kept_alive(where) as waiting:
         blocking.request("GET", "/block")
@@ -247,9 +247,7 @@ cluster.run(main())
 
 def test_messages_and_the_process_that_they_go_to_go_on(launcher: Launcher) -> None:
     (launcher.folder / "hooks.py").write_text(HOOKS)
-    service = start(
-        launcher, "server.py", SPEAKS, workers=1, min_ready=1, on_message="hooks:handle", ready_when="message"
-    )
+    service = start(launcher, "server.py", SPEAKS, workers=1, on_message="hooks:handle", ready_when="message")
 
     def heard(after: int = 0) -> list[str]:
         line = service.wait_log(lambda record: said(record).startswith("heard "), LONG, after=after)
