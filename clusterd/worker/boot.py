@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import random
+import select
 import signal
 import socket
 import sys
@@ -227,9 +228,21 @@ class _Output:
             os.dup2(service, ours)
             try:
                 while data := os.read(reading, 65536):
-                    os.write(service, data)
+                    _write_whole(service, data)
             except OSError:
                 continue  # that was all, or nobody hears the service itself
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    """Write all of it, as long as that takes: a signal cuts a write short, such as the second of a dying primary's."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:  # whoever has started the service may have made its output so
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
 
 
 def _wait_for_go(sock: socket.socket, channel: Channel) -> list[Received] | None:

@@ -1,7 +1,9 @@
 """From the fork to serving: what a worker does before ``go``, and what it refuses. Real forks."""
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -39,6 +41,37 @@ def test_what_is_served_and_what_is_not() -> None:
         boot.check(wsgi, load())
     with pytest.raises(AppError, match="app:app is a int"):
         boot.check(7, load())
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_what_lies_in_the_pipes_is_passed_on_whole_whatever_interrupts_it(blocking: bool) -> None:
+    """The service's own output is full all the time, and has room only for a while after each signal."""
+    read, write = os.pipe()
+    os.set_blocking(write, blocking)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(read, False)
+    data, got, turns = os.urandom(100_000), bytearray(), 0
+
+    def make_room(*_: object) -> None:
+        nonlocal turns
+        turns += 1
+        try:
+            got.extend(os.read(read, 3000))
+        except BlockingIOError:
+            pass  # it has not come to write yet
+
+    before = signal.signal(signal.SIGALRM, make_room)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        boot._write_whole(write, data)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(write)
+    got.extend(b"".join(iter(lambda: os.read(read, 65536), b"")))
+    os.close(read)
+    assert turns > 10
+    assert bytes(got) == data
 
 
 # A child is born by hand as the zygote would bear it, in a process of its own, for `run` ends its process.
