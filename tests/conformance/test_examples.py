@@ -100,8 +100,13 @@ def test_a_worker_per_core(running: Callable[[str], Running]) -> None:
     example = running("worker_per_core.py")
     cores = len(os.sched_getaffinity(0))
     example.until(lambda line: "listens" in line, cores)
-    heard = {example.get()[1] for _ in range(cores)}
-    assert len(heard) == cores
+    heard: set[str] = set()
+
+    def everybody() -> bool:
+        heard.update(example.get()[1] for _ in range(cores))
+        return len(heard) == cores
+
+    wait_for(everybody, DEADLINE, "an answer of each")
     with pytest.raises((http.client.HTTPException, OSError)):
         example.get("/kill")
     example.until(lambda line: "died (1); starting another" in line)

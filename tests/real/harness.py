@@ -30,6 +30,10 @@ Settings = Mapping[str, Any]
 DEADLINE = 20.0
 """Seconds that any single wait may take: ten times what a busy machine needs for a start."""
 
+IN_TURN: Settings = {"pools": {"web": {"steal_after": "0s"}}}
+"""Settings for tests that say whose turn it is, which must not depend on how busy the machine is: a connection that a
+worker has not taken after a while, because it waited for a processor, would go to another."""
+
 HELLO = """
 import os
 
@@ -188,7 +192,10 @@ class Service:
         return self._wait(find, deadline, f"notification {line}")
 
     def wait_ready(self, deadline: float = DEADLINE) -> "Service":
+        """Waits until it says so, also in its log: that is written by a thread, which a notification may outrun, and a
+        :meth:`mark` would then lie before what the service said of its start."""
         self.wait_notify("READY=1", deadline)
+        self.wait_log("service_ready", deadline)
         return self
 
     # where it is

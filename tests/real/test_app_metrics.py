@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from clusterd.ops.asking import PATIENCE
 from tests.procfs import wait_for
 from tests.real.clients import Metrics, ask, dial, fetch
-from tests.real.harness import DEADLINE, Launcher, Service, kill
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, Service, kill
 from tests.real.playground import own_launcher
 
 APP = r"""
@@ -104,6 +104,7 @@ def up(launcher: Launcher, workers: int = 3, **settings: object) -> Service:
     pool = {
         "restart": {"initial_delay": "10ms", "max_delay": "50ms", "give_up_after": 0},
         "reload": {"canary": "100ms"},
+        **IN_TURN["pools"]["web"],
     }
     launcher.configuration({"pools": {"web": pool}, **settings}, workers=workers)
     service = launcher.run("--config", str(launcher.folder / "clusterd.toml"))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import split
-from tests.real.harness import HELLO, Launcher, Service
+from tests.real.harness import HELLO, IN_TURN, Launcher, Service
 from tests.real.playground import last_words, own_launcher, read_until, up
 
 LISTENING = "0A"
@@ -99,7 +99,7 @@ UNFORKABLE = {
 @pytest.mark.parametrize("what", UNFORKABLE)
 def test_an_app_that_is_not_safe_to_fork_is_served_without_preload_and_said_once(launcher: Launcher, what: str) -> None:
     beginning, said = UNFORKABLE[what]
-    service = up(launcher, app=beginning + HELLO, workers=2)
+    service = up(launcher, IN_TURN, app=beginning + HELLO, workers=2)
     (warning,) = service.logged("preload_unsafe")
     assert said in warning["reason"]
     assert service.wait_log("zygote_ready")["preloaded"] is False
@@ -121,7 +121,7 @@ MEDDLING = {
 
 @pytest.mark.parametrize("what", MEDDLING)
 def test_an_app_that_meddles_with_its_process_is_served_and_drains(launcher: Launcher, what: str) -> None:
-    service = up(launcher, app=MEDDLING[what] + HELLO, workers=2)
+    service = up(launcher, IN_TURN, app=MEDDLING[what] + HELLO, workers=2)
     assert len({service.get().text for _ in range(4)}) == 2
     assert service.stop(10) == 0
     assert not service.logged("worker_killed")

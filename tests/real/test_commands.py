@@ -306,6 +306,7 @@ def test_the_verdict_of_a_reload_that_a_signal_asked_for_is_waited_for(launcher:
     for _ in range(2):  # also when it is over
         done = service.cli("reload", "--verdict")
         assert (done.returncode, "was rolled back" in done.stdout) == (1, True), done
+    service.wait_log("reload_ended", count=2)
     assert len(service.logged("reload_ended")) == 2
     assert service.cli("reload", "--verdict", "--no-wait").returncode == 2
 
@@ -354,6 +355,7 @@ def test_a_pool_is_stopped_and_started(launcher: Launcher) -> None:
     assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
     assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
     assert service.get("/").status == 200
+    service.wait_log("audit", count=4)
     assert [line["action"] for line in service.logged("audit")] == ["stop", "stop", "start", "start"]
 
 
@@ -380,6 +382,7 @@ def test_a_slot_is_drained_and_held_until_it_is_started(launcher: Launcher) -> N
         assert "pool web has no slot '7'; it has 0, 1" in done.stderr
         done = service.cli(command, "cpu")
         assert "there is no pool, slot or worker 'cpu' now; expected a pool (web), POOL/SLOT" in done.stderr
+    service.wait_log("audit", count=5)
     assert [line["action"] for line in service.logged("audit")] == ["hold", "reload", "release", "hold", "start"]
 
 

@@ -159,9 +159,23 @@ def wanted_by(service: Service) -> int:
     return int(service.status()["pools"][0]["wanted"])
 
 
+def settled(service: Service) -> None:
+    """What the tests before have asked for is done: no reload is under way, nobody starts, and nobody leaves."""
+
+    def still() -> bool:
+        status = service.status()
+        (pool,) = status["pools"]
+        holders = [slot["worker"] for slot in pool["slots"] if not slot["held"]]
+        ready = all(worker and worker["state"] == "ready" for worker in holders)
+        return ready and not pool["leaving"] and status["reload"] is None
+
+    wait_for(still, DEADLINE, "a service at rest")
+
+
 @pytest.mark.timeout(300)
 def test_random_requests_of_an_observer_neither_end_it_nor_leak_nor_change_anything(service: Service) -> None:
     chance = random.Random(2026)
+    settled(service)
     before, fds = pids_of(service), len(descriptors(service.pid))
     wanted, mark = wanted_by(service), service.mark()
     for _ in range(FUZZ):
@@ -180,6 +194,7 @@ def test_random_requests_of_an_admin_change_what_is_well_formed_and_answered_so_
 ) -> None:
     """One line in the audit for each change that was answered with success, none for anything else."""
     chance = random.Random(2027)
+    settled(service)
     fds, mark, changed = len(descriptors(service.pid)), service.mark(), 0
     wanted = wanted_by(service)
     for _ in range(FUZZ):
@@ -193,6 +208,7 @@ def test_random_requests_of_an_admin_change_what_is_well_formed_and_answered_so_
     assert service.alive()
     assert changed > FUZZ / 500, "too few of them were right to say anything"
     assert wanted_by(service) == wanted
+    service.wait_log("audit", after=mark, count=changed)
     assert len(service.logged("audit", after=mark)) == changed
     assert not service.logged("internal_error")
     ask(service.run_dir / "control.sock", "POST", "/v1/pools/web/scale", b'{"to": 2}')

@@ -174,7 +174,7 @@ def test_a_new_primary_shows_what_an_old_one_left_and_counts_it_in_no_pool(launc
             second = successor(launcher, first)
             (left,) = second.status()["leftovers"]
             assert left in old.values()
-            assert second.logged("leftovers")[0]["pids"] == [left]
+            assert second.wait_log("leftovers")["pids"] == [left]
             assert left not in pids_of(second).values()
             assert len(second.workers()) == 2
             assert ask(second) in pids_of(second).values()
@@ -196,7 +196,7 @@ def test_what_outstays_its_drain_is_killed_by_the_new_primary(launcher: Launcher
         forker.signal(signal.SIGKILL)
         first.signal(signal.SIGKILL)
         second = successor(launcher, first, BRIEF)
-        assert second.logged("leftovers")[0]["pids"] == [worker.pid]  # the status may be asked for when it is gone
+        assert second.wait_log("leftovers")["pids"] == [worker.pid]  # the status may be asked for when it is gone
         worker.wait_end(20)
         assert second.stop() == 0
 

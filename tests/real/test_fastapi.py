@@ -7,7 +7,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.real.clients import split
-from tests.real.harness import Service
+from tests.real.harness import IN_TURN, Service, merged
 from tests.real.playground import own_launcher
 
 SHOP = """
@@ -96,7 +96,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("shop")
     (folder / "shop.py").write_text(SHOP)
     with own_launcher(folder) as launcher:
-        launcher.configuration({"pools": {"web": {"app": "shop:app"}}}, workers=2)
+        launcher.configuration(merged(IN_TURN, {"pools": {"web": {"app": "shop:app"}}}), workers=2)
         service = launcher.run("--config", str(folder / "clusterd.toml"))
         service.wait_log("worker_ready", count=2)
         yield service

@@ -24,6 +24,7 @@ if "leak" in sys.argv:
 if "die" in sys.argv:
     sys.exit(3)
 notify.send(b"READY=1\\nSTATUS=2 of 2 ready")
+print(json.dumps({"event": "service_ready"}), file=sys.stderr, flush=True)
 signal.sigwait({signal.SIGTERM})
 notify.send(b"STOPPING=1")
 sys.exit(4 if "unclean" in sys.argv else 0)

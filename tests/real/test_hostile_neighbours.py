@@ -13,7 +13,7 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import fetch
-from tests.real.harness import DEADLINE, Launcher, Service, kill, merged
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, Service, kill, merged
 from tests.real.looking import AT_ONCE, app, ask, descriptors, fields, pids_of, start
 from tests.real.playground import complete, read_until
 
@@ -115,7 +115,7 @@ async def answer(path):
     return os.getpid()
 """
     )
-    service = start(launcher, app(source), AT_ONCE)
+    service = start(launcher, app(source), merged(AT_ONCE, IN_TURN))
     before = pids_of(service)
     memory, most = resident(service.pid), 0
     shouter = ask(service, "/shout")
@@ -224,7 +224,7 @@ async def answer(path):
     return os.getpid()
 """
     settings = {"pools": {"web": {"preload": False, "start_timeout": "2s", "min_ready": 1}}}
-    service = launcher.start(app(source), merged(AT_ONCE, settings), workers=2)
+    service = launcher.start(app(source), merged(merged(AT_ONCE, IN_TURN), settings), workers=2)
     first = ask(service)
     assert service.wait_log("worker_exited")["signal"] == "SIGKILL"
     service.wait_log("worker_ready", count=2)
@@ -311,7 +311,9 @@ def silent(launcher: Launcher, source: str, shell: str, *arguments: str) -> Serv
     (launcher.folder / "app.py").write_text(app(source))
     path = launcher.configuration({"listeners": {"http": {"address": "unix:shop.sock"}}})
     through = ["sh", "-ec", shell, "sh", *arguments]
-    return launcher.run("--config", os.fspath(path), through=through).wait_ready()
+    service = launcher.run("--config", os.fspath(path), through=through)
+    service.wait_notify("READY=1")
+    return service
 
 
 def asked(launcher: Launcher, path: str = "/") -> int:
@@ -374,7 +376,8 @@ async def answer(path):
     (launcher.folder / "app.py").write_text(app(source))
     path = launcher.configuration({"listeners": {"http": {"address": "unix:shop.sock"}}})
     through = ["unshare", "--mount", "sh", "-ec", script, os.fspath(disk)]
-    service = launcher.run("--config", os.fspath(path), through=through).wait_ready()
+    service = launcher.run("--config", os.fspath(path), through=through)
+    service.wait_notify("READY=1")
     seen = Path(f"/proc/{service.pid}/root{disk}")
 
     def full() -> bool:

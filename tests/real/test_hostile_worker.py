@@ -2,7 +2,8 @@
 
 import http.client
 
-from tests.real.harness import Launcher, merged
+from tests.procfs import wait_for
+from tests.real.harness import DEADLINE, Launcher, merged
 from tests.real.looking import AT_ONCE, app, ask, pids_of, start, zombies
 
 TOOLS = """
@@ -122,7 +123,7 @@ def test_a_worker_that_breaks_the_rules_is_replaced_and_the_primary_goes_on(laun
         service.wait_log("worker_ready", after=mark, slot=exited["slot"])
         now = pids_of(service)
         assert len(now.keys() & before.keys()) == 1, deed
-        assert {ask(service) for _ in range(4)} == set(now.values()), deed
+        wait_for(lambda: {ask(service) for _ in range(4)} == set(pids_of(service).values()), DEADLINE, f"both ({deed})")
         assert service.health("/livez").status == 200, deed
     assert zombies(service.pid) == []
 
@@ -134,6 +135,6 @@ def test_what_a_worker_can_do_to_what_it_shares_hurts_nobody(launcher: Launcher)
         answer = ask(service, f"/deed_{number}")
         assert "truncate" not in deed or answer == "Operation not permitted"
         assert service.metrics().value("clusterd_ready") == 1, deed
-        assert {ask(service) for _ in range(8)} == set(before.values()), deed
+        wait_for(lambda: {ask(service) for _ in range(8)} == set(before.values()), DEADLINE, f"both ({deed})")
         assert service.control("/v1/status").status == 200
     assert pids_of(service) == before

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, merged
 from tests.real.looking import app, ask, children, pids_of, start, zygote
 
 THREAD = "import threading\nthreading.Thread(target=threading.Event().wait, name='pump', daemon={}).start()"
@@ -41,7 +41,7 @@ def test_an_import_after_which_forking_is_unsafe_is_made_in_each_worker(launcher
     }
     service = launcher.start(app(), settings)
     for name, (_, named) in UNSAFE.items():
-        (warning,) = service.logged("preload_unsafe", pool=name)
+        warning = service.wait_log("preload_unsafe", pool=name)
         assert named in warning["reason"]
         assert "imports the app for itself" in warning["reason"]
         assert service.wait_log("zygote_ready", pool=name)["preloaded"] is False
@@ -86,7 +86,7 @@ async def answer(path):
     return importer
 """
     service = start(launcher, app(source), {"pools": {"web": {"preload": True}}})
-    (warning,) = service.logged("preload_unsafe")
+    warning = service.wait_log("preload_unsafe")
     assert "pump" in warning["reason"]
     assert "forking from there all the same" in warning["reason"]
     assert ask(service) == zygote(service)
@@ -94,7 +94,7 @@ async def answer(path):
 
 def test_preload_false_imports_in_each_worker(launcher: Launcher) -> None:
     source = "import os\nimporter = os.getpid()\nasync def answer(path):\n    return importer"
-    service = start(launcher, app(source), {"pools": {"web": {"preload": False}}})
+    service = start(launcher, app(source), merged(IN_TURN, {"pools": {"web": {"preload": False}}}))
     assert {ask(service) for _ in range(4)} == set(pids_of(service).values())
     assert not service.logged("preload_unsafe")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import HELLO, Launcher, Record, Service, kill
+from tests.real.harness import HELLO, IN_TURN, Launcher, Record, Service, kill
 from tests.real.playground import LIVES, last_words, up
 
 GATED = """
@@ -307,7 +307,7 @@ def test_a_lifespan_that_fails_is_reported_with_cause_uptime_and_last_lines(laun
 
 
 def test_ttin_and_ttou_scale_by_one_and_not_below_one(launcher: Launcher) -> None:
-    service = up(launcher, app=HELLO)
+    service = up(launcher, IN_TURN, app=HELLO)
     service.signal(signal.SIGTTIN)
     service.wait_log("scaled", wanted=2, was=1)
     service.wait_log("worker_ready", slot=1)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import connect, fetch
-from tests.real.harness import DEADLINE, Launcher, Service, Settings
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, Service, Settings
 
 APP = """
 import json, os
@@ -121,9 +121,10 @@ class TestTcp:
 class TestUnix:
     def test_is_made_as_asked_serves_in_turn_and_is_gone_at_the_end(self, launcher: Launcher) -> None:
         service = start(
-            launcher, {"http": {"address": "unix:shop.sock", "mode": "0640", "group": str(os.getgid()), "backlog": 33}}
+            launcher,
+            {"http": {"address": "unix:shop.sock", "mode": "0640", "group": str(os.getgid()), "backlog": 33}},
+            **IN_TURN,
         )
-        service.wait_log("worker_ready", count=2)
         path = launcher.folder / "shop.sock"
         assert service.address() == f"unix:{path}"
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -294,12 +295,11 @@ class TestSharing:
         settings = {
             "listeners": {"http": {"address": "127.0.0.1:0"}, "own": {"address": "unix:own.sock"}},
             "pools": {
-                "web": {"listeners": ["http", "own"]},
-                "more": {"app": "app:app", "workers": 1, "listeners": ["http"]},
+                "web": {"listeners": ["http", "own"], "steal_after": "0s"},
+                "more": {"app": "app:app", "workers": 1, "listeners": ["http"], "steal_after": "0s"},
             },
         }
         service = launcher.start(APP, settings)
-        service.wait_log("worker_ready", count=3)
         pids = {pool: {one["pid"] for one in service.workers(pool)} for pool in ("web", "more")}
         shared = Counter(service.get().json()["pid"] for _ in range(30))
         assert shared == dict.fromkeys(pids["web"] | pids["more"], 10)

@@ -190,7 +190,7 @@ def test_what_of_a_program_is_deaf_is_ended_by_the_undertaker_or_the_next_primar
         first.signal(signal.SIGKILL)
         if not undertaker:
             second = successor(launcher, first, BRIEF)
-            assert second.logged("leftovers")[0]["pids"] == [program.pid]
+            assert second.wait_log("leftovers")["pids"] == [program.pid]
         program.wait_end(20)
 
 
@@ -206,7 +206,7 @@ def test_what_a_killed_worker_has_started_is_ended_by_the_next_primary(launcher:
             process.signal(signal.SIGKILL)
         first.signal(signal.SIGKILL)
         second = successor(launcher, first, BRIEF)
-        assert {*second.logged("leftovers")[0]["pids"]} >= {*family}
+        assert {*second.wait_log("leftovers")["pids"]} >= {*family}
         for process in descendants:
             process.wait_end()
         assert ask(second, "/none") in pids_of(second).values()

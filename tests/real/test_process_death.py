@@ -70,8 +70,10 @@ async def answer(path):
         assert descendants[0].wait_end(1) is None  # with its leader, at once
         for process in descendants[1:]:
             process.wait_end(6)
-        told = service.logged("orphan")
-        assert {str(process.pid) for process in descendants[1:]} <= set(" ".join(r["reason"] for r in told).split())
+        for process in descendants[1:]:
+            service.wait_log(
+                lambda record, pid=process.pid: record.get("event") == "orphan" and str(pid) in record["reason"].split()
+            )
     wait_for(lambda: not zombies(service.pid), DEADLINE, "the reaping of what was adopted")
 
 

@@ -9,7 +9,7 @@ from websockets.sync.client import connect as websocket
 
 from tests.procfs import wait_for
 from tests.real.clients import connect
-from tests.real.harness import DEADLINE, Launcher, Service
+from tests.real.harness import DEADLINE, Launcher, Record, Service
 from tests.real.playground import complete, read_until
 from tests.real.secure import APP, CLIENT, GET, LOCAL, SERVER, V1, V2, Authority, exchange, secured
 
@@ -126,10 +126,14 @@ def test_what_is_no_header_costs_its_own_connection_and_is_said_once(
     sock = service.connect()
     sock.sendall(V1)
     assert exchange(sock)["client"] == CLIENT, "nobody waits for the silent ones"
-    said = service.logged(lambda record: "closed before its first request" in str(record))
-    assert len(said) == 1
-    assert "a PROXY header was expected" in said[0]["text"]
-    assert "http" in said[0]["text"]
+
+    def closed(record: Record) -> bool:
+        return "closed before its first request" in str(record)
+
+    said = service.wait_log(closed)
+    assert "a PROXY header was expected" in said["text"]
+    assert "http" in said["text"]
+    assert service.logged(closed) == [said]
     for sock in silent:
         sock.close()
     wait_for(lambda: service.metrics().value("clusterd_connections_open") == 0, DEADLINE, "the end of all of them")

@@ -61,6 +61,7 @@ def versions(service: Service, count: int = 6) -> set[str]:
 
 def test_new_code_takes_over_under_load_without_a_request_lost(launcher: Launcher) -> None:
     service = start(launcher)
+    service.wait_log("zygote_ready")
     zygotes = len(service.logged("zygote_ready"))
     with Load(service.address()).running(4) as load:
         for version in ("two", "three", "four"):

@@ -13,7 +13,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.real.clients import ask, split
-from tests.real.harness import Record, Service
+from tests.real.harness import IN_TURN, Record, Service
 from tests.real.playground import complete, own_launcher, read_until, up
 
 WITHOUT_EXTRAS = """
@@ -31,7 +31,7 @@ WORKERS = 4
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Four workers that no test harms, so the tests share them."""
     folder = tmp_path_factory.mktemp("app")
-    pool: dict[str, object] = {"http": {"root_path": "/mounted"}}
+    pool: dict[str, object] = {"http": {"root_path": "/mounted"}, **IN_TURN["pools"]["web"]}
     if request.param == "without":
         (folder / "hidden").mkdir()
         (folder / "hidden" / "sitecustomize.py").write_text(WITHOUT_EXTRAS)

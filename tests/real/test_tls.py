@@ -13,7 +13,7 @@ from websockets.sync.client import connect as websocket
 
 from tests.procfs import wait_for
 from tests.real.clients import split
-from tests.real.harness import DEADLINE, Launcher, Service, Settings
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, Record, Service, Settings
 from tests.real.playground import last_words
 from tests.real.secure import APP, GET, Authority, exchange, secured
 
@@ -34,10 +34,23 @@ def held() -> Iterator[ExitStack]:
 
 def start(launcher: Launcher, tls: dict[str, str], more: Settings | None = None, *, workers: int = 2) -> Service:
     over = more or {}
-    settings = {"listeners": {"http": {"tls": tls, **over.get("listener", {})}}, "pools": {"web": over.get("pool", {})}}
+    settings = {
+        "listeners": {"http": {"tls": tls, **over.get("listener", {})}},
+        "pools": {"web": {**IN_TURN["pools"]["web"], **over.get("pool", {})}},
+    }
     service = launcher.start(APP, settings, workers=workers)
     service.wait_log("worker_ready", count=workers)
     return service
+
+
+def closed_unheard(service: Service) -> int:
+    """How often it was said by now that connections were closed before their first request; waits for the first."""
+
+    def says(record: Record) -> bool:
+        return "closed before its first request" in str(record)
+
+    service.wait_log(says)
+    return len(service.logged(says))
 
 
 @pytest.mark.parametrize("scheduling", SCHEDULING)
@@ -88,7 +101,7 @@ def test_where_authorities_are_named_only_their_clients_get_in(launcher: Launche
     said = exchange(secured(service, authority.client("alice, of sales")))
     assert said["tls"]["client_cert_name"].startswith("CN=alice\\, of sales,")
     assert "BEGIN CERTIFICATE" in said["tls"]["client_cert_chain"][0]
-    assert len(service.logged(lambda record: "closed before its first request" in str(record))) == 1
+    assert closed_unheard(service) == 1
 
 
 def test_a_session_is_resumed_by_any_worker_of_the_generation(launcher: Launcher, authority: Authority) -> None:
@@ -126,7 +139,7 @@ def test_who_is_silent_slow_or_speaks_nonsense_holds_up_nobody(
                 pass  # as good an end
     (worker,) = service.workers()
     assert exchange(secured(service, authority.client()))["pid"] == worker["pid"]
-    assert len(service.logged(lambda record: "closed before its first request" in str(record))) == 1
+    assert closed_unheard(service) == 1
     for sock in [*silent, *half]:
         sock.close()
     wait_for(lambda: service.metrics().value("clusterd_connections_open") == 0, DEADLINE, "the end of all of them")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.procfs import wait_for
-from tests.real.harness import DEADLINE, Launcher, Service, kill, merged
+from tests.real.harness import DEADLINE, IN_TURN, Launcher, Service, kill, merged
 from tests.real.looking import LONG, PIDS, app, ask, children, descriptors, pids_of, start, upgraded
 
 SLOW = app("""
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def test_workers_connections_and_books_outlive_the_primarys_code(launcher: Launcher) -> None:
-    service = start(launcher, app(PIDS), PATIENT)
+    service = start(launcher, app(PIDS), merged(PATIENT, IN_TURN))
     before = pids_of(service)
     uptime = service.status()["service"]["uptime"]
     with service.client() as client:
@@ -114,6 +114,7 @@ def test_the_command_waits_for_it_and_tells_of_it(launcher: Launcher) -> None:
     done = service.cli("upgrade", timeout=LONG)
     assert done.returncode == 0, done.stderr
     assert f"pid {service.pid} as before" in done.stdout
+    service.wait_log("audit", action="upgrade", count=2)
     assert [record["check"] for record in service.logged("audit", action="upgrade")] == [True, False]
 
 
