@@ -227,7 +227,8 @@ def deploy(service: Service, launcher: Launcher, text: str) -> None:
 
 
 def test_a_reload_tells_its_stages_and_its_verdict(launcher: Launcher) -> None:
-    service = up(launcher, SLOW_CANARY, workers=2)
+    slower = {"pools": {"web": {"reload": {"canary": "2s"}}}}  # the command asks every now and then how far it is
+    service = up(launcher, merged(SLOW_CANARY, slower), workers=2)
     before = {one["id"] for one in service.workers()}
     assert lines(service, "reload", "--dry-run") == [
         "nothing changes in the configuration; the code is taken as it is now"
@@ -249,7 +250,7 @@ CANARY = b"the first new worker proves itself"
 
 
 def test_on_a_terminal_a_reload_has_a_bar_that_goes_away(launcher: Launcher) -> None:
-    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "1s"}}}}))
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "3s"}}}}))
     with Terminal(service, "reload") as terminal:
         terminal.wait_for("━".encode())
         terminal.wait_for(CANARY)
@@ -271,7 +272,7 @@ def test_a_bar_is_left_by_ctrl_c_and_the_reload_goes_on(launcher: Launcher) -> N
 
 
 def test_on_a_dumb_terminal_a_reload_tells_its_stages_in_lines(launcher: Launcher) -> None:
-    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "1s"}}}}))
+    service = up(launcher, merged(LIVES, {"pools": {"web": {"reload": {"canary": "3s"}}}}))
     with Terminal(service, "reload", kind="dumb") as terminal:
         assert terminal.ended() == 0
         assert CANARY in terminal.shown
@@ -338,8 +339,8 @@ def test_restart_replaces_one_worker_a_pool_or_all(launcher: Launcher) -> None:
     assert first not in now
     assert second in now
     assert lines(service, "restart", "web") == ["2 workers replaced"]
-    assert not now & {one["id"] for one in service.workers()}
     wait_for(lambda: [one["state"] for one in service.workers()] == ["ready", "ready"], DEADLINE, "ready workers")
+    assert not now & {one["id"] for one in service.workers()}
     assert lines(service, "restart", "--no-wait") == ["2 workers to be replaced"]
     done = service.cli("restart", "web/9")
     assert done.returncode == EXIT_FAILED
@@ -369,11 +370,15 @@ def test_a_slot_is_drained_and_held_until_it_is_started(launcher: Launcher) -> N
     assert [row.split()[4] for row in table if row.startswith("web ")] == ["held", "ready"]
     assert [service.get("/").status for _ in range(4)] == [200] * 4
     assert lines(service, "reload")[0].startswith("generation 2 is promoted")
-    assert [(one["slot"], one["generation"]) for one in service.workers()] == [(1, 2)]
+
+    def places() -> set[tuple[int, int]]:
+        return {(one["slot"], one["generation"]) for one in service.workers()}
+
+    wait_for(lambda: places() == {(1, 2)}, DEADLINE, "the end of the old one, which the verdict does not wait for")
     (told,) = lines(service, "start", "web/0")
     number = told.removeprefix("web/0: worker ")
     assert int(number) > second > first
-    assert {(one["slot"], one["generation"]) for one in service.workers()} == {(0, 2), (1, 2)}
+    assert places() == {(0, 2), (1, 2)}
     assert lines(service, "stop", number) == ["web/0: held; `clusterd start web/0` fills it again"]
     assert lines(service, "start", "web") == ["web: 2 of 2 workers ready"]
     for command in ("stop", "start"):

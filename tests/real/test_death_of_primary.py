@@ -219,9 +219,9 @@ def test_a_primary_that_was_stopped_and_wakes_late_blames_nobody(launcher: Launc
     source = app("import os\nasync def answer(path):\n    return os.getpid()").replace(
         'phase = (await receive())["type"]',
         'phase = (await receive())["type"]\n            if phase.endswith("up"):\n'
-        '                import asyncio; await asyncio.sleep(2.5); open("slept", "w")',
+        '                import asyncio; await asyncio.sleep(5); open("slept", "w")',
     )
-    settings = {"pools": {"web": {"start_timeout": "1s"}}, "log": {"level": "debug"}}
+    settings = {"pools": {"web": {"start_timeout": "3s"}}, "log": {"level": "debug"}}
     service = launcher.start(source, settings, workers=1, ready=False)
     service.wait_log("worker_online")
     service.signal(signal.SIGSTOP)

@@ -223,7 +223,7 @@ if not Path("spoken").exists():
 async def answer(path):
     return os.getpid()
 """
-    settings = {"pools": {"web": {"preload": False, "start_timeout": "2s", "min_ready": 1}}}
+    settings = {"pools": {"web": {"preload": False, "start_timeout": "5s", "min_ready": 1}}}
     service = launcher.start(app(source), merged(merged(AT_ONCE, IN_TURN), settings), workers=2)
     first = ask(service)
     assert service.wait_log("worker_exited")["signal"] == "SIGKILL"
@@ -278,7 +278,7 @@ async def answer(path):
     return os.getpid()
 """
     )
-    service = start(launcher, app(source), merged(AT_ONCE, SOON), workers=3)
+    service = start(launcher, app(source), merged(merged(AT_ONCE, SOON), IN_TURN), workers=3)
     swallower = ask(service, "/swallow")
     slot = next(str(worker["slot"]) for worker in service.workers() if worker["pid"] == swallower)
     others = set(pids_of(service).values()) - {swallower}

@@ -176,7 +176,7 @@ def test_the_row_goes_up_to_max_delay_and_is_each_slot_s_own(launcher: Launcher)
 
 
 def test_a_worker_that_stays_healthy_sets_its_row_back(launcher: Launcher) -> None:
-    service = up(launcher, pool(initial_delay="20ms", healthy_after="300ms"), workers=1)
+    service = up(launcher, pool(initial_delay="20ms", healthy_after="1s"), workers=1)
     for _ in range(2):
         mark = service.mark()
         kill(service.workers()[0]["pid"])

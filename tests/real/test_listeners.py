@@ -96,7 +96,9 @@ def held() -> Iterator[ExitStack]:
 class TestTcp:
     def test_both_families_are_served_where_the_address_says_so(self, launcher: Launcher) -> None:
         service = start(
-            launcher, {"http": {"address": ":0"}, "six": {"address": "[::1]:0"}, "any": {"address": "[::]:0"}}
+            launcher,
+            {"http": {"address": ":0"}, "six": {"address": "[::1]:0"}, "any": {"address": "[::]:0"}},
+            **IN_TURN,
         )
         assert service.address("http").startswith("[::]:")
         assert service.address("six").startswith("[::1]:")

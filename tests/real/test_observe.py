@@ -8,12 +8,12 @@ import pytest
 
 from tests.procfs import wait_for
 from tests.real.clients import Metrics, ask
-from tests.real.harness import Launcher, Record, Service, kill
+from tests.real.harness import IN_TURN, Launcher, Record, Service, kill, merged
 from tests.real.playground import LIVES, Load, read_until, up
 
 
 def test_the_metrics_say_what_the_traffic_was(launcher: Launcher) -> None:
-    service = up(launcher, workers=2)
+    service = up(launcher, IN_TURN, workers=2)
     with service.client() as one, service.client() as two:
         for client in (one, two):
             for code in (200, 201, 302, 404, 404, 503):
@@ -110,7 +110,7 @@ def fallen(before: Metrics, after: Metrics) -> dict[tuple[str, str], float]:
 
 
 def test_no_counter_falls_when_workers_die_and_every_end_has_its_reason(launcher: Launcher) -> None:
-    service = up(launcher, LIVES, workers=2)
+    service = up(launcher, merged(LIVES, IN_TURN), workers=2)  # what is given to another counts twice
     pages = [service.metrics()]
     ready = 2
 

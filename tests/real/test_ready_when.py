@@ -163,7 +163,7 @@ while True:
 def go(service: Service, folder: Path, workers: int = 2) -> None:
     """Nobody is ready until the file is there, and then all are."""
     assert service.logged("worker_ready") == []
-    assert {worker["state"] for worker in service.workers()} == {"booting"}
+    wait_for(lambda: {worker["state"] for worker in service.workers()} == {"booting"}, DEADLINE, "workers that start")
     (folder / "go").touch()
     service.wait_log("worker_ready", count=workers)
 

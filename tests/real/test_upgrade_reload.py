@@ -183,7 +183,7 @@ def test_who_waits_for_the_verdict_is_told(launcher: Launcher) -> None:
 
 @pytest.mark.parametrize("dies", [False, True], ids=["promoted", "rolled back"])
 def test_while_the_canary_is_watched(launcher: Launcher, dies: bool) -> None:
-    here = Here(launcher, canary="4s")
+    here = Here(launcher, canary="10s")
     here.touch("go")
     here.touch("roll")
     with here.load():
@@ -222,7 +222,7 @@ def test_listeners_that_it_brings_and_takes_away(launcher: Launcher) -> None:
     """A request that came by the old one is answered by an old worker while that goes; the new one serves at once."""
     one, two = launcher.folder / "one.sock", launcher.folder / "two.sock"
     settings = {"listeners": {"more": {"address": f"unix:{one}"}}, "pools": {"web": {"listeners": ["http", "more"]}}}
-    here = Here(launcher, settings, canary="4s")
+    here = Here(launcher, settings, canary="10s")
     here.touch("go")
     here.touch("roll")
     config = here.folder / "clusterd.toml"

@@ -28,6 +28,7 @@ def reloaded(unit: Unit) -> int:
 
 def see_good_and_bad_reloads(unit: Unit) -> None:
     """What `systemctl reload` says is the verdict, whatever the reload protocol."""
+    unit.wait_status("2/2 ready")
     before, number = unit.main, unit.workers()
     unit.machine.write(f"{unit.folder}/app.py", VERSION.replace('"version": 1', '"version": 2'))
     assert reloaded(unit) == 0
