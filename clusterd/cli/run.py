@@ -35,7 +35,7 @@ from ..primary.loop import Loop
 from ..primary.plans import plan, verify_cpus
 from ..primary.service import Eyes, Primary
 from ..spawner.client import Plan
-from ..unix import activation, cgroup, local, process, signals, sockets
+from ..unix import activation, batch, cgroup, local, process, signals, sockets
 from . import certificates, hearing, succession
 from .configure import bind_option, config_option, set_option, workers_option
 from .lean import installed_version
@@ -253,9 +253,11 @@ class Composition:
         rates.start()
         probe.start()
         manager.watch()
+        batch.enter()  # a connection is not served sooner by interrupting a worker that serves
         try:
             return await primary.run()
         finally:
+            batch.leave()
             rates.close()
             probe.close()
             manager.close()

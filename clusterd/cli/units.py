@@ -286,6 +286,9 @@ def _calls(fit: Fit) -> Iterator[str]:
         yield "SystemCallFilter=~@privileged"
     else:
         yield "SystemCallFilter=~@privileged @resources"
+    if not fit.affinity and not fit.pool_users:  # as root it gets no more than it cannot do without
+        yield "# The primary waits for its turn where a worker runs (SCHED_BATCH); what is real-time stays forbidden."
+        yield "SystemCallFilter=sched_setscheduler"
     allowed = ["@setuid"] * bool(fit.pool_users) + ["@chown"] * bool(fit.owners)
     if allowed:
         yield f"SystemCallFilter={' '.join(allowed)}"

@@ -17,7 +17,7 @@ from ..ops.logs import Log
 from ..primary import caretaker, doors, handover
 from ..primary.handover import Handover
 from ..primary.service import Primary
-from ..unix import pidfd, signals, spawn
+from ..unix import batch, pidfd, signals, spawn
 
 TRIAL: Final = 60.0
 """Seconds that the trial may take."""
@@ -154,7 +154,8 @@ class Upgrader:
         opened: list[int] = []
         try:
             queues = [*self._primary.listeners.open_queues(), *self._primary.children.scripts.dispatches()]
-            _, left.caretaker, left.counted = caretaker.fork(queues)
+            with batch.left():
+                _, left.caretaker, left.counted = caretaker.fork(queues)
             opened += (left.caretaker, left.counted)
             state = handover.write(left)
             opened.append(state)
@@ -162,7 +163,8 @@ class Upgrader:
             self._primary.bury()
             back = json.dumps(left.command)
             environ = os.environ | left.environment | {handover.VARIABLE: str(state), handover.BACK: back}
-            os.execve(sys.executable, words(), environ)
+            with batch.left():
+                os.execve(sys.executable, words(), environ)
         except OSError as error:
             for fd in opened:
                 os.close(fd)

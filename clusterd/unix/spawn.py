@@ -18,7 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 from clusterd.errors import HostError
-from clusterd.unix import process, signals
+from clusterd.unix import batch, process, signals
 
 OWN_CAPABILITIES = (0, 5, 6, 7, 10)
 """CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE: what this process may be given for itself, and no
@@ -90,7 +90,12 @@ def spawn(
         raise RuntimeError("a program is started from the main thread only: its death signal would follow the thread")
     who = identity(user, group)
     try:
-        with _occupied(placed or {}), signals.defaults_for_exec(), process.without_ambient(OWN_CAPABILITIES):
+        with (
+            _occupied(placed or {}),
+            signals.defaults_for_exec(),
+            process.without_ambient(OWN_CAPABILITIES),
+            batch.left(),
+        ):
             started = subprocess.Popen(
                 list(argv),
                 env=dict(env),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from clusterd.wire import stacks
 from clusterd.worker import orphaned
-from tests.real.harness import Launcher
-from tests.real.looking import app, ask, children, descriptors, fields, pids_of, start, title, zygote
+from tests.procfs import wait_for
+from tests.real.harness import DEADLINE, Launcher, kill
+from tests.real.looking import app, ask, children, descriptors, fields, pids_of, start, title, upgraded, zygote
 
 
 def test_workers_are_the_primarys_children_and_the_zygote_is_nobodys_parent(launcher: Launcher) -> None:
@@ -20,6 +21,23 @@ def test_workers_are_the_primarys_children_and_the_zygote_is_nobodys_parent(laun
     assert title(service.pid) == "clusterd: test primary"
     assert title(forker) == "clusterd: test zygote web/1"
     assert sorted(title(pid) for pid in workers) == ["clusterd: test worker web/0", "clusterd: test worker web/1"]
+
+
+def test_the_primary_waits_for_its_turn_and_nobody_else_does(launcher: Launcher) -> None:
+    service = start(launcher, app())
+    assert os.sched_getscheduler(service.pid) == os.SCHED_BATCH
+    assert {os.sched_getscheduler(pid) for pid in children(service.pid)} == {os.SCHED_OTHER}
+    before = pids_of(service)
+    kill(min(before.values()))
+    wait_for(
+        lambda: len({pid for pid in pids_of(service).values() if pid} - {min(before.values())}) == 2,
+        DEADLINE,
+        "a successor",
+    )
+    upgraded(service)
+    assert service.cli("reload").returncode == 0
+    assert os.sched_getscheduler(service.pid) == os.SCHED_BATCH
+    assert {os.sched_getscheduler(pid) for pid in children(service.pid)} == {os.SCHED_OTHER}
 
 
 def test_the_primary_never_imports_the_app(launcher: Launcher) -> None:

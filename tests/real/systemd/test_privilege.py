@@ -59,6 +59,8 @@ def test_a_user_that_lives_with_the_service_with_no_capability_and_nowhere_to_wr
     assert capabilities(unit, "CapBnd") == capabilities(unit, "CapEff") == set()
     assert of_main(unit, "NoNewPrivs") == "1"
     assert of_main(unit, "Seccomp") == "2"
+    assert os.sched_getscheduler(unit.main) == os.SCHED_BATCH
+    assert {os.sched_getscheduler(pid) for pid in unit.workers()} == {os.SCHED_OTHER}
     assert ask(unit, "/write/srv/file") == "Read-only file system"
     assert ask(unit, "/write/etc/file") == "Read-only file system"
     assert ask(unit, "/write/home/file") != "written"
