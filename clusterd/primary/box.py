@@ -63,7 +63,7 @@ class Box:
         self.fd = outbox.fileno()
         self.queued = outbox.queued
         self.handed, self.last_ns = 0, -1
-        self.words: Sequence[int] | memoryview = _SILENT
+        self.words: Sequence[int] | memoryview = _SILENT if isinstance(outbox, Outbox) else outbox.emptied
         self.word, self.number = 0, -1
         self.posted: deque[float] = deque(maxlen=REMEMBERED)
         self.taken_at = 0.0

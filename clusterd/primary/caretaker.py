@@ -18,7 +18,9 @@ from typing import Final
 from ..unix import process, sockets
 from ..unix.mail import Posted
 from ..wire import mail as letters
-from .dispatch import Box, Dispatch
+from .box import Box
+from .dispatch import Dispatch
+from .rotation import Rotation
 from .shared import Shared
 
 PAUSE_MS: Final = 5
@@ -135,8 +137,9 @@ class _Turn:
     def __init__(self, dispatch: Dispatch, posted: Counter[int]) -> None:
         self._posted = posted
         self._sock = dispatch.sock
-        self._boxes = [box for box in dispatch.in_turn() if box.fd >= 0 and not box.robbed]
-        self._next = 0
+        self._rotation = Rotation(box for box in dispatch.in_turn() if box.fd >= 0 and not box.robbed)
+        for box in self._rotation.boxes:
+            box.doubt()  # the successor posts too
         self._held: tuple[bytes, int] | None = None
 
     @property
@@ -146,7 +149,7 @@ class _Turn:
 
     def serve(self) -> bool:
         """Accept one connection and hand it on; false if nobody has room, or the kernel is short of something."""
-        if self._held is not None or self._choose() is None:
+        if self._held is not None or self._rotation.choose() is None:
             return False
         try:
             accepted = sockets.accept(self._sock)
@@ -155,32 +158,23 @@ class _Turn:
         if accepted is None:
             return True  # the successor was faster
         fd, address = accepted
-        host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-        self._held = letters.pack(host, port, time.monotonic_ns()), fd
+        self._held = letters.of(address, time.monotonic_ns()), fd
         return self.post()
 
     def post(self) -> bool:
         """Hand on what is held; false if nobody has room for it now: it cannot be put back into the kernel's queue."""
         assert self._held is not None
         letter, fd = self._held
-        while (box := self._choose()) is not None:
+        while (box := self._rotation.choose()) is not None:
             match box.outbox.post(letter, fd):
                 case Posted.SENT:
                     self._posted[box.fd] += 1
-                    self._next = (self._boxes.index(box) + 1) % len(self._boxes)
+                    self._rotation.next = self._rotation.after
                     self._held = None
                     os.close(fd)
                     return True
                 case Posted.BROKEN:
-                    self._boxes.remove(box)
+                    self._rotation.remove(box.worker)
                 case _:
                     return False
         return False
-
-    def _choose(self) -> Box | None:
-        """The next in turn that is empty, else the next that has room."""
-        count = len(self._boxes)
-        order = [self._boxes[(self._next + step) % count] for step in range(count)]
-        queued = {id(box): box.outbox.queued() for box in order}
-        found = next((box for box in order if not queued[id(box)]), None)
-        return found or next((box for box in order if queued[id(box)] < box.outbox.limit), None)

@@ -22,13 +22,14 @@ from ..wire import mail as letters
 from ..wire.mail import head as letter_head
 from .box import Box
 from .loop import Loop
+from .rotation import Rotation
 from .thief import Thief
 
 BATCH: Final = 16
 """Connections accepted in one turn of the loop, at most: everything else in the primary waits for them."""
 
-CROWD: Final = 4
-"""Connections in one turn from which on the next turn expects as many."""
+CROWD: Final = 30_000
+"""Nanoseconds from one connection to the next in which there was no time to sleep: more of them wait."""
 
 PAUSE: Final = 0.1
 """Seconds without accepting after the kernel was short of descriptors or memory; a level-triggered poll would spin."""
@@ -68,9 +69,7 @@ class Dispatch:
         self._loop = loop
         self._on_short = on_short
         self._on_broken = on_broken
-        self._boxes: list[Box] = []
-        self._next = 0
-        self._after = 0
+        self._rotation = Rotation()
         self._held: deque[tuple[bytes, int]] = deque()  # accepted, and handed to nobody yet: a worker died with it
         self._reading = False
         self._eager = isinstance(loop, Loop)
@@ -78,7 +77,7 @@ class Dispatch:
         poll.register(sock, select.POLLIN)
         self._more = poll.poll
         self._accept = sock._accept  # type: ignore[attr-defined]  # as sockets.accept has it
-        self._crowded = False
+        self._last = 0  # when a connection was accepted: time.monotonic_ns()
         self._writers: list[int] = []
         self._pause: asyncio.TimerHandle | None = None
         self._short = False
@@ -91,18 +90,18 @@ class Dispatch:
 
     def add(self, box: Box) -> None:
         """The worker joins the rotation, at its end."""
-        self._boxes.append(box)
+        self._rotation.add(box)
         self._robs = self._robs or box.steal_after > 0
         self._resume()
 
     @property
     def boxes(self) -> Sequence[Box]:
         """The boxes in the rotation, in its order."""
-        return self._boxes
+        return self._rotation.boxes
 
     def in_turn(self) -> list[Box]:
         """The boxes in the rotation, the one whose turn it is first."""
-        return [*self._boxes[self._next :], *self._boxes[: self._next]]
+        return self._rotation.in_turn()
 
     @property
     def held(self) -> tuple[tuple[bytes, int], ...]:
@@ -111,14 +110,9 @@ class Dispatch:
 
     def remove(self, worker: int) -> None:
         """The worker is handed nothing more."""
-        for index, box in enumerate(self._boxes):
-            if box.worker == worker:
-                self._await_room(False)
-                del self._boxes[index]
-                if index < self._next:
-                    self._next -= 1
-                self._resume()
-                return
+        self._await_room(False)
+        self._rotation.remove(worker)
+        self._resume()
 
     def reclaim(self, mails: Sequence[Mail]) -> int:
         """Hand on what a dead worker had not taken, before anything that is accepted now; returns how many.
@@ -139,32 +133,6 @@ class Dispatch:
         self._resume()
         return count
 
-    def _choose(self) -> Box | None:
-        """The next box in turn that is empty; when none is, the next that has room; when none has, nobody.
-
-        The turn passes on when the box gets something (:meth:`_hand`), not when it is looked at.
-        """
-        boxes = self._boxes
-        count = len(boxes)
-        second = -1
-        for step in range(count):
-            index = self._next + step
-            if index >= count:
-                index -= count
-            box = boxes[index]
-            if box.robbed:
-                continue
-            queued = 0 if box.words[box.word] == box.last_ns else box.queued()
-            if not queued:
-                self._after = index + 1 if index + 1 < count else 0
-                return box
-            if second < 0 and queued < box.outbox.limit:
-                second = index
-        if second < 0:
-            return None
-        self._after = second + 1 if second + 1 < count else 0
-        return boxes[second]
-
     # -- accepting -----------------------------------------------------------------------------------------------
 
     def _readable(self) -> bool:
@@ -175,24 +143,27 @@ class Dispatch:
         connection were 21). It is ``sockets.accept``, ``letters.pack`` and ``Outbox.post``, and the last two again
         where a post fails.
         """
-        boxes, thief, crowded = self._boxes, self.thief, self._crowded
+        rotation, thief = self._rotation, self.thief
+        boxes = rotation.boxes
         if turn := thief.late:
             thief.look()
-        count = 0
+        count = least = 0
+        crowded = False
         while count < BATCH:
             # To ask whether there is one more costs a quarter of an accept that finds nothing. While they come in
             # crowds the last accept of a turn finds out; while they come one by one the loop itself asks, in waiting.
             if count and not crowded and (self._eager or not self._more(0)):
                 break
-            index = self._next
+            index = rotation.next
             box = boxes[index] if index < len(boxes) else None
             if box is not None and box.words[box.word] == box.last_ns and not box.robbed:
-                index += 1  # most often; the rest is _choose's
-                self._after = index if index < len(boxes) else 0
-            elif (box := self._choose()) is None:
-                thief.arm()
-                self._resume()
-                return True
+                index += 1  # most often; the rest is the rotation's
+                rotation.after = index if index < len(boxes) else 0
+            elif (box := rotation.choose(least)) is not None:
+                least = rotation.least
+            else:
+                turn = thief.arm() or turn
+                return self._resume() or turn
             try:
                 fd, address = self._accept()
             except BlockingIOError:
@@ -204,31 +175,31 @@ class Dispatch:
                 self._accept_failed(error)
                 return True
             now = monotonic_ns()
-            if type(address) is tuple:
-                letter = letter_head(letters.VERSION, now, address[1]) + address[0].encode()
-            else:
-                letter = letter_head(letters.VERSION, now, 0)
+            crowded = now - self._last < CROWD and not self._inherited
+            self._last = now
+            count += 1
             outbox = box.outbox
             try:
                 if type(outbox) is Outbox:
+                    if type(address) is tuple:
+                        letter = letter_head(letters.VERSION, now, address[1]) + address[0].encode()
+                    else:
+                        letter = letter_head(letters.VERSION, now, 0)
                     outbox.passing[0] = fd
                     outbox.sendmsg((letter,), outbox.rights, SEND_FLAGS)
                     close(fd)
-                elif outbox.post(letter, fd) is not _SENT:
-                    raise OSError
+                    box.posted.append(now / 1e9)  # as the loop's clock has it
+                else:
+                    outbox.hand(fd, address, now)  # type: ignore[union-attr]  # there are two kinds
             except OSError:
-                count += 1
                 turn = True
-                if self._hand(letter, fd, box):  # once more, and what follows from a failure
+                if self._hand(letters.of(address, now), fd, box):  # once more, and what follows from a failure
                     continue
                 thief.arm()
                 return True
-            count += 1
             box.handed += 1
             box.last_ns = now
-            box.posted.append(now / 1e9)  # as the loop's clock has it
-            self._next = self._after
-        self._crowded = count >= CROWD and not self._inherited
+            rotation.next = rotation.after
         self._short = False
         return (self._robs and thief.timer is None and thief.arm()) or turn
 
@@ -237,9 +208,9 @@ class Dispatch:
         if mail.fd is not None:
             self._hand(mail.payload, mail.fd, box)
 
-    def wake(self) -> None:
-        """A box is in the rotation again, or has room: look."""
-        self._resume()
+    def wake(self) -> bool:
+        """A box is in the rotation again, or has room: look. Whether anything was asked of the loop."""
+        return not self._reading and self._resume()
 
     def _hand(self, letter: bytes, fd: int, box: Box) -> bool:
         """Post and close our copy; false if it had to be held, and accepting must wait."""
@@ -250,7 +221,7 @@ class Dispatch:
             box.handed += 1
             box.posted.append(self._loop.time())
             box.last_ns = -1  # it is not the youngest letter that there is
-            self._next = self._after
+            self._rotation.next = self._rotation.after
             self.thief.arm()
             return True
         self._held.appendleft((letter, fd))  # it has waited longest of all that is held
@@ -280,19 +251,24 @@ class Dispatch:
 
     # -- when to look --------------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
-        """Watch what there is to wait for: held connections go first, then the listener, else room in a box."""
+    def _resume(self) -> bool:
+        """Watch what there is to wait for: held connections go first, then the listener, else room in a box.
+
+        Whether anything was asked of the loop but to watch, which its selector does at once.
+        """
         if self._pause is not None:
-            return
-        while self._held and (box := self._choose()) is not None:
+            return False
+        turn = bool(self._held)
+        while self._held and (box := self._rotation.choose()) is not None:
             letter, fd = self._held.popleft()
             if not self._hand(letter, fd, box):
-                return
-        room = not self._held and any(not box.robbed and not box.outbox.full for box in self._boxes)
-        self._await_room(bool(self._boxes) and not room)
+                return True
+        room = not self._held and any(not box.robbed and not box.outbox.full for box in self.boxes)
+        self._await_room(bool(self.boxes) and not room)
         self._watch(room)
         if self._closed is not None:
             self._loop.call_soon(self._close_step)
+        return turn or self._closed is not None
 
     def _watch(self, wanted: bool) -> None:
         wanted = wanted and self._closed is None and self.sock.fileno() >= 0
@@ -312,7 +288,7 @@ class Dispatch:
         for fd in self._writers:
             self._loop.remove_writer(fd)
         # A robbed box holds a probe at most and would poll writable for ever; the thief tells when it works again.
-        writers = [box.outbox.fileno() for box in self._boxes if not box.robbed] if wanted else []
+        writers = [box.outbox.fileno() for box in self.boxes if not box.robbed] if wanted else []
         self._writers = [fd for fd in writers if fd >= 0]  # what is no mailbox tells by itself (``wake``)
         for fd in self._writers:
             self._loop.add_writer(fd, self._resume)
@@ -354,8 +330,8 @@ class Dispatch:
         if self.sock.fileno() < 0 or self._pause is not None:
             return
         while self._empty_seen < 2:
-            if self._held or (box := self._choose()) is None:
-                if not self._boxes:
+            if self._held or (box := self._rotation.choose()) is None:
+                if not self.boxes:
                     break  # nobody is left to take them
                 self._await_room(True)
                 return
@@ -370,8 +346,7 @@ class Dispatch:
                 self._empty_seen += 1
                 continue
             fd, address = accepted
-            host, port = (address[0], address[1]) if isinstance(address, tuple) else ("", 0)
-            if not self._hand(letters.pack(host, port, monotonic_ns()), fd, box):
+            if not self._hand(letters.of(address, monotonic_ns()), fd, box):
                 return
         self._finish_close()
 

@@ -234,7 +234,7 @@ class FdStream:
                 return True  # still readable: the next turn tries again
             self._end()
             return True
-        fds = self._descriptors(ancillary, flags)
+        fds = self._descriptors(ancillary, flags) if ancillary or flags & _TRUNCATED else []
         if fds is None:
             return True
         if not data:

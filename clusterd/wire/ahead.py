@@ -9,6 +9,10 @@ from collections import deque
 from collections.abc import Container
 from typing import Any, Final
 
+_BOTH: Final = re.compile(
+    rb'\{"cmd":"NODE_HANDLE_ACK"\}\n'
+    rb'\{"cmd":"NODE_CLUSTER","ack":([0-9]{1,15}),"accepted":true,"seq":[0-9]{1,15}\}\n'
+).match
 _ANSWER: Final = re.compile(
     rb'(\{"cmd":"NODE_HANDLE_ACK"\}\n)?'
     rb'(?:\{"cmd":"NODE_CLUSTER","ack":([0-9]{1,15}),"accepted":true,"seq":[0-9]{1,15}\}\n)?'
@@ -39,6 +43,10 @@ class Ahead:
         if asked:
             self._asked.add(seq)
 
+    def undo(self) -> None:
+        """The last one was not written."""
+        self._asked.discard(self._flying.pop())
+
     def numbers(self) -> tuple[int, ...]:
         """Those that are not acknowledged, in order."""
         return tuple(self._flying)
@@ -57,8 +65,17 @@ class Ahead:
 
     def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
         """See :meth:`clusterd.wire.channel.Channel.accepted`."""
-        found, end = [], 0
-        while (match := _ANSWER(data, end)) is not None and match.end() > end:
+        found: list[int] = []
+        end, flying, asked = 0, self._flying, self._asked
+        while flying and (match := _BOTH(data, end)) is not None:
+            seq = int(match[1])
+            if seq not in among or seq not in asked:
+                break
+            flying.popleft()
+            asked.discard(seq)
+            found.append(seq)
+            end = match.end()
+        while end < len(data) and (match := _ANSWER(data, end)) is not None and match.end() > end:
             arrived, ack = match.groups()
             if arrived is not None:
                 if not self._flying:

@@ -215,13 +215,19 @@ class Channel:
         return seq
 
     def ahead(self) -> int | None:
-        """A number for a question with a handle that the owner writes himself, at once and whole; ``None``: not now."""
-        busy = self._ready or self._waiting or self._flights or self._broken or self._closed or not self._text
-        return None if busy else next(self._seq)
+        """A number for a question with a handle that the owner writes himself, at once and whole; ``None``: not now.
 
-    def went_ahead(self, seq: int) -> None:
-        """It was, and the descriptor stays the owner's. If it does not arrive, the answer to ``seq`` is a refusal."""
+        The descriptor stays the owner's. If it does not arrive, the answer to the number is a refusal.
+        """
+        if self._ready or self._waiting or self._flights or self._broken or self._closed or not self._text:
+            return None
+        seq = next(self._seq)
         self._ahead.add(seq)
+        return seq
+
+    def stayed(self) -> None:
+        """The last that :meth:`ahead` gave a number could not be written."""
+        self._ahead.undo()
 
     def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
         """Takes the beginning of ``data`` if it acknowledges what went ahead: a short way for ``feed``.
@@ -233,7 +239,7 @@ class Channel:
         Returns:
             Those that are accepted, and how many bytes said so; ``feed`` gets the rest.
         """
-        if self._waiting or self._broken or self._closed or self.unread:
+        if self._waiting or self._broken or self._closed or self._lines.rest():
             return [], 0
         return self._ahead.accepted(data, among)
 

@@ -156,10 +156,13 @@ class Conversation:
         Returns:
             Its ``seq``, or ``None``: ``ask`` has to do.
         """
-        seq = self.channel.ahead()
-        if seq is None or self._stream is None or not self._stream.write_now(b"%b%d%b" % (head, seq, tail), fd):
+        stream = self._stream
+        seq = None if stream is None else self.channel.ahead()
+        if stream is None or seq is None:
             return None
-        self.channel.went_ahead(seq)
+        if not stream.write_now(b"%b%d%b" % (head, seq, tail), fd):
+            self.channel.stayed()
+            return None
         self._at_once[seq] = on_answer
         return seq
 

@@ -50,6 +50,11 @@ def pack(host: str, port: int, accepted_ns: int) -> bytes:
     return head(VERSION, accepted_ns, port) + host.encode()
 
 
+def of(address: object, accepted_ns: int) -> bytes:
+    """As ``pack``, of the address as accept(2) gives it in Python."""
+    return pack(address[0], address[1], accepted_ns) if isinstance(address, tuple) else pack("", 0, accepted_ns)
+
+
 def unpack(message: bytes) -> Letter:
     """Reads what ``pack`` wrote. Compare with ``PROBE`` first: a probe is no letter.
 

@@ -23,13 +23,18 @@ DEADLINE = 10.0
 class Scene:
     """One listener, some boxes, nobody who takes unless told to."""
 
-    def __init__(self, boxes: int, backlog: int = 64) -> None:
+    def __init__(self, boxes: int, backlog: int = 64, *, inherited: bool = False) -> None:
         self.listener = sockets.bind_tcp("127.0.0.1", 0, backlog)
         self.address = self.listener.getsockname()
         self.short: list[str] = []
         self.broken: list[int] = []
         self.dispatch = Dispatch(
-            asyncio.get_running_loop(), "http", self.listener, self.short.append, self.broken.append
+            asyncio.get_running_loop(),
+            "http",
+            self.listener,
+            self.short.append,
+            self.broken.append,
+            inherited=inherited,
         )
         self.inboxes: dict[int, mail.Inbox] = {}
         self.boxes: dict[int, Box] = {}
@@ -74,8 +79,8 @@ class Scene:
 
 
 @contextmanager
-def scene(boxes: int, backlog: int = 64) -> Iterator[Scene]:
-    made = Scene(boxes, backlog)
+def scene(boxes: int, backlog: int = 64, *, inherited: bool = False) -> Iterator[Scene]:
+    made = Scene(boxes, backlog, inherited=inherited)
     try:
         yield made
     finally:
@@ -114,6 +119,21 @@ def test_connections_one_after_another_go_to_empty_boxes_in_turn() -> None:
                 await until(lambda: sum(s.handed()) == len(s.clients))
                 assert s.take(number % 4) == s.clients[number].getsockname()[1]
             assert s.handed() == [10, 10, 10, 10]
+
+    run(body)
+
+
+@pytest.mark.timeout(30)
+def test_a_socket_that_another_has_made_blocking_is_accepted_from_only_when_it_is_readable() -> None:
+    async def body() -> None:
+        with scene(4, inherited=True) as s:
+            s.listener.setblocking(True)
+            for count in range(1, 6):
+                s.connect(4)
+                await until(lambda: sum(s.handed()) == len(s.clients))
+                for worker in range(4):
+                    assert s.take(worker)
+                assert s.handed() == [count] * 4
 
     run(body)
 

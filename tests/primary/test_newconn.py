@@ -11,6 +11,7 @@ from clusterd.primary.loop import Loop
 from clusterd.primary.newconn import Newconn
 from clusterd.unix.mail import Mail, Posted
 from clusterd.unix.stream import FdStream
+from clusterd.wire import mail as letters
 from clusterd.wire import messages
 from clusterd.wire.channel import Channel, Received
 from clusterd.wire.conversation import Conversation
@@ -42,8 +43,9 @@ class Pair:
             os.close(fd)
         self.peer.data(data, arrived)
 
-    def _room(self) -> None:
+    def _room(self) -> bool:
         self.rooms += 1
+        return False
 
     def post(self) -> tuple[socket.socket, Posted]:
         """A connection handed over; the client's end."""
@@ -53,6 +55,18 @@ class Pair:
             ours.detach()
         ours.close()
         return client, posted
+
+    def hand(self, address: object, now: int) -> socket.socket:
+        """As :meth:`post`, the short way."""
+        client, ours = socket.socketpair()
+        try:
+            self.newconn.hand(ours.fileno(), address, now)
+        except OSError:
+            client.close()
+            ours.close()
+            raise
+        ours.detach()
+        return client
 
     def answer(self, received: Received, accepted: bool) -> None:
         message = messages.read(received.message)
@@ -159,6 +173,73 @@ def test_what_a_worker_that_is_gone_had_not_accepted_is_taken_back_open(
             os.close(mail.fd or 0)
         for client in clients:
             client.close()
+
+    run(test, loop)
+
+
+@LOOPS
+def test_one_that_was_accepted_just_now_goes_the_short_way_and_comes_back_with_its_letter(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def test(pair: Pair) -> None:
+        clients = [pair.hand(("192.0.2.7", 4711), 99), pair.hand(("192.0.2.8", 4712), 100), pair.hand("", 101)]
+        assert pair.newconn.emptied != [101]
+        await until(lambda: len(pair.asked) == 3)
+        assert {flown[1:2] for flown in pair.newconn.describe().flying} == {
+            (letters.pack("192.0.2.7", 4711, 99),),
+            (letters.pack("192.0.2.8", 4712, 100),),
+            (letters.pack("", 0, 101),),
+        }
+        pair.answer(pair.asked.pop(0), True)
+        pair.answer(pair.asked.pop(0), False)
+        await until(lambda: pair.newconn.answered and pair.refused)
+        assert [mail.payload for mail in pair.refused] == [letters.pack("192.0.2.8", 4712, 100)]
+        (left,) = pair.newconn.take_back()
+        assert left.payload == letters.pack("", 0, 101)
+        os.close(left.fd or 0)
+        for client in clients:
+            client.close()
+
+    run(test, loop)
+
+
+@LOOPS
+def test_it_tells_that_nothing_is_on_its_way_of_the_last_that_was_handed_and_of_no_other(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def test(pair: Pair) -> None:
+        for now in (7, 8):
+            pair.hand(("192.0.2.7", 4711), now).close()
+        await until(lambda: len(pair.asked) == 2)
+        pair.answer(pair.asked.pop(0), True)
+        await until(lambda: pair.newconn.answered == 1)
+        assert pair.newconn.emptied[0] not in (7, 8)
+        pair.answer(pair.asked.pop(0), True)
+        await until(lambda: pair.newconn.answered == 2)
+        assert pair.newconn.emptied == [8]
+        pair.hand(("192.0.2.7", 4711), 9).close()
+        await until(lambda: pair.asked)
+        pair.answer(pair.asked.pop(0), False)
+        await until(lambda: pair.refused)
+        assert pair.newconn.emptied[0] not in (8, 9)  # left alone for a while, though nothing is on its way
+
+    run(test, loop)
+
+
+@LOOPS
+def test_the_short_way_refuses_what_the_long_one_would(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def test(pair: Pair) -> None:
+        for _ in range(pair.newconn.limit):
+            pair.hand(("192.0.2.7", 4711), 7).close()
+        with pytest.raises(BlockingIOError):
+            pair.hand(("192.0.2.7", 4711), 8)
+        await until(lambda: len(pair.asked) == pair.newconn.limit)
+        while pair.asked:
+            pair.answer(pair.asked.pop(), True)
+        await until(lambda: not pair.newconn.queued())
+        pair.newconn.close()
+        with pytest.raises(BlockingIOError):
+            pair.hand(("192.0.2.7", 4711), 9)
 
     run(test, loop)
 
