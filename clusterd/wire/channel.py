@@ -216,28 +216,23 @@ class Channel:
 
     def ahead(self) -> int | None:
         """A number for a question with a handle that the owner writes himself, at once and whole; ``None``: not now.
-
-        The descriptor stays the owner's. If it does not arrive, the answer to the number is a refusal.
-        """
-        if self._ready or self._waiting or self._flights or self._broken or self._closed or not self._text:
+        The descriptor stays the owner's. If it does not arrive, the answer is a refusal; see also :meth:`stayed`."""
+        if self._ready or self._waiting or self._flights.flying or self._broken or self._closed or not self._text:
             return None
         seq = next(self._seq)
-        self._ahead.add(seq)
+        self._ahead.flying.append(seq)
+        self._asked.add(seq)
         return seq
 
     def stayed(self) -> None:
         """The last that :meth:`ahead` gave a number could not be written."""
-        self._ahead.undo()
+        self._asked.discard(self._ahead.flying.pop())
 
     def accepted(self, data: bytes, among: Container[int]) -> tuple[list[int], int]:
-        """Takes the beginning of ``data`` if it acknowledges what went ahead: a short way for ``feed``.
-
-        Args:
-            data: what one read brought, without descriptors.
-            among: the questions that may be answered.
+        """Takes the beginning of ``data``, one read without descriptors, if it says yes to what went ahead.
 
         Returns:
-            Those that are accepted, and how many bytes said so; ``feed`` gets the rest.
+            The questions ``among`` these that are accepted, and how many bytes said so; ``feed`` gets the rest.
         """
         if self._waiting or self._broken or self._closed or self._lines.rest():
             return [], 0

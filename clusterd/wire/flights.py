@@ -52,20 +52,21 @@ class Flights:
 
     Attributes:
         window: how many the peer takes.
+        flying: those that wait, oldest first; empty only if there is none at all, or :meth:`again` is to be asked.
     """
 
-    __slots__ = ("_alone", "_bytes", "_flying", "_lost", "_several", "window")
+    __slots__ = ("_alone", "_bytes", "_lost", "_several", "flying", "window")
 
     def __init__(self, several: bool) -> None:
         self.window = 1
         self._several = several
-        self._flying: deque[Handle] = deque()
+        self.flying: deque[Handle] = deque()
         self._lost: list[Handle] = []  # refused, and all behind them with them; sent again when the last is
         self._bytes = 0
         self._alone = False  # nothing has arrived since one was lost
 
     def __len__(self) -> int:
-        return len(self._flying) + len(self._lost)
+        return len(self.flying) + len(self._lost)
 
     def open(self, window: object) -> None:
         """The peer says how many it takes."""
@@ -74,23 +75,23 @@ class Flights:
 
     def room(self, size: int) -> bool:
         """Whether one of so many bytes may go now, behind those that fly."""
-        flying = len(self._flying)
+        flying = len(self.flying)
         if not flying:
             return not self._lost
         return flying < self.window and not self._lost and not self._alone and self._bytes + size <= WINDOW_BYTES
 
     def add(self, handle: Handle) -> None:
         """It goes."""
-        handle.behind = bool(self._flying)
+        handle.behind = bool(self.flying)
         handle.handed_out = False
-        self._flying.append(handle)
+        self.flying.append(handle)
         self._bytes += len(handle.data)
 
     def answered(self, *, arrived: bool) -> Handle | None:
         """The oldest was; it, if it arrived. ``None`` too if the answer is to nothing: users can forge those."""
-        if not self._flying or not self._flying[0].handed_out:
+        if not self.flying or not self.flying[0].handed_out:
             return None
-        handle = self._flying.popleft()
+        handle = self.flying.popleft()
         self._bytes -= len(handle.data)
         if arrived:
             self._alone = False
@@ -102,7 +103,7 @@ class Flights:
 
     def again(self) -> tuple[Handle | None, list[Handle]]:
         """When all that were lost together are known: the one that was lost too often, and those to be sent again."""
-        if self._flying or not self._lost:
+        if self.flying or not self._lost:
             return None, []
         lost, self._lost = self._lost, []
         self._alone = True
@@ -110,8 +111,8 @@ class Flights:
 
     def end(self) -> list[Handle]:
         """Nothing more will be answered: all of them, the oldest first."""
-        handles = [*self._lost, *self._flying]
-        self._flying.clear()
+        handles = [*self._lost, *self.flying]
+        self.flying.clear()
         self._lost.clear()
         self._bytes = 0
         return handles

@@ -87,8 +87,8 @@ def suspend(talk: Conversation, unsent: Sequence[tuple[bytes, tuple[int, ...]]])
         unpaired=tuple(arrivals._fds),
         missed=arrivals._missed,
         asked=tuple(channel._asked),
-        ahead=channel._ahead.numbers(),
-        flying=tuple(map(_parcel, flights._flying)),
+        ahead=tuple(channel._ahead.flying),
+        flying=tuple(map(_parcel, flights.flying)),
         lost=tuple(map(_parcel, flights._lost)),
         alone=flights._alone,
         window=flights.window,
@@ -114,7 +114,7 @@ def take_up(talk: Conversation, left: Suspended) -> None:
         channel._ahead.add(seq, asked=seq in left.asked)
     flights = channel._flights
     flights.window, flights._alone = left.window, left.alone
-    flights._flying.extend(map(_handle, left.flying))
+    flights.flying.extend(map(_handle, left.flying))
     flights._lost.extend(map(_handle, left.lost))
     flights._bytes = sum(len(parcel.data) for parcel in left.flying)
     for item in left.waiting:
