@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 import clusterd
 from tests import components
@@ -40,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(clusterd.__file__).parent, quiet=2)
     if components.is_there("node"):
         os.environ["PATH"] = f"{components.node_programs()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What Hypothesis drives computes for as long as it takes: the limit of a test is for those that wait."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -391,6 +391,7 @@ def test_a_slot_is_drained_and_held_until_it_is_started(launcher: Launcher) -> N
     assert [line["action"] for line in service.logged("audit")] == ["hold", "reload", "release", "hold", "start"]
 
 
+@pytest.mark.timeout(240)
 def test_with_one_that_runs_each_command_works(launcher: Launcher) -> None:
     """All of them in turn, with the same service: whatever is new is here too, or the first test of this file fails."""
     service = up(launcher, LIVES, workers=2)

@@ -124,6 +124,7 @@ def test_at_its_deadline_too(launcher: Launcher) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_worker_that_keeps_the_interpreter_is_ended_by_the_kernel(launcher: Launcher) -> None:
     """It knows of nothing, and nobody is left who would end it: 16 s are the least for which there is a signal."""
     service = start(launcher, app(SOURCE), BRIEF, workers=1)
