@@ -158,14 +158,15 @@ def test_no_more_than_two_are_taken_until_one_is_read(bench: Bench) -> None:
     assert len(bench.taken) == 5  # taken at once, without a turn of the loop
 
 
-def test_a_silent_client_counts_no_more_after_a_while(bench: Bench) -> None:
+def test_a_silent_client_counts_no_more_after_a_while(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterd.worker.mailbox.SILENT_AFTER", 0.4)  # a busy machine may well take 50 ms for a turn
+    began = time.monotonic()
     for _ in range(6):
         bench.connect()
     bench.turn()
     assert len(bench.taken) == 2
-    began = time.monotonic()
     bench.turn_until(lambda: len(bench.taken) == 6)
-    assert 0.08 < time.monotonic() - began < 1
+    assert 0.8 <= time.monotonic() - began < 8
 
 
 def test_a_client_that_leaves_without_a_word_is_waited_for_by_nobody(bench: Bench) -> None:
@@ -369,7 +370,7 @@ def test_twenty_silent_clients_do_not_keep_the_next_waiting(implementation: str)
         engine.ready()
         for _ in range(20):
             engine.connect()
-        assert timed(lambda: engine.get().read()) < 1.5
+        assert timed(lambda: engine.get().read()) < 5  # half a second: two at a time are found silent
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
