@@ -85,7 +85,8 @@ def test_what_a_blocked_worker_does_not_take_others_get_and_it_comes_back_when_i
         await until(lambda: not workers[0].box.robbed)
         for _ in range(6):
             clients.append(socket.create_connection(listener.getsockname()))
-        await until(lambda: len(workers[0].ports) == 2)
+        await until(lambda: sum(len(worker.ports) for worker in workers) == len(clients))
+        assert workers[0].ports
         taken = Counter(port for worker in workers for port in worker.ports)
         assert taken == Counter(client.getsockname()[1] for client in clients), "each once, none lost"
         dispatch.close(False, lambda: None)
@@ -143,9 +144,10 @@ def test_a_primary_that_was_late_itself_blames_nobody_for_that_time() -> None:
         os.close(fd)
         workers[0].box.posted.append(loop.time() - 0.4)
         workers[1].box.taken_at = loop.time() + 1.0
+        before = loop.time()
         dispatch.thief.look()
         assert stolen == []
-        assert loop.time() - workers[0].box.posted[0] < 0.02
+        assert workers[0].box.posted[0] > before - 0.02
         workers[1].work()
         dispatch.thief.arm()
         await until(lambda: stolen == [0])
