@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_others: list[int] = []  # the policy that this thread had before, while it is in another
+_entered = False
 
 
 def enter() -> bool:
@@ -18,22 +18,23 @@ def enter() -> bool:
     Returns:
         Whether it is: not where somebody has chosen a policy for this process, or system calls are filtered.
     """
-    if not _others and os.sched_getscheduler(0) == os.SCHED_OTHER and _set(os.SCHED_BATCH):
-        _others.append(os.SCHED_OTHER)
-    return bool(_others)
+    global _entered
+    _entered = _entered or (os.sched_getscheduler(0) == os.SCHED_OTHER and _set(os.SCHED_BATCH))
+    return _entered
 
 
 def leave() -> None:
     """Be scheduled as before :func:`enter`; harmless without one."""
-    if _others:
-        _set(_others.pop())
+    global _entered
+    if _entered:
+        _entered = not _set(os.SCHED_OTHER)
 
 
 @contextmanager
 def left() -> Iterator[None]:
     """For the length of the block as before :func:`enter`: what is forked in it, or becomes of this process by
     execve(2), would have the policy for ever."""
-    entered = bool(_others)
+    entered = _entered
     leave()
     try:
         yield
