@@ -19,7 +19,7 @@ def enter() -> bool:
         Whether it is: not where somebody has chosen a policy for this process, or system calls are filtered.
     """
     global _entered
-    _entered = _entered or (os.sched_getscheduler(0) == os.SCHED_OTHER and _set(os.SCHED_BATCH))
+    _entered = _entered or _change(os.SCHED_OTHER, os.SCHED_BATCH)
     return _entered
 
 
@@ -27,7 +27,7 @@ def leave() -> None:
     """Be scheduled as before :func:`enter`; harmless without one."""
     global _entered
     if _entered:
-        _entered = not _set(os.SCHED_OTHER)
+        _entered = not _change(os.SCHED_BATCH, os.SCHED_OTHER)
 
 
 @contextmanager
@@ -43,9 +43,11 @@ def left() -> Iterator[None]:
             enter()
 
 
-def _set(policy: int) -> bool:
+def _change(old: int, new: int) -> bool:
     try:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
+        if os.sched_getscheduler(0) != old:
+            return False
+        os.sched_setscheduler(0, new, os.sched_param(0))
     except OSError:
         return False
     return True
