@@ -29,7 +29,8 @@ class Box:
         words, word: where its worker writes that of the mail it has taken last. While ``words[word] == last_ns`` the
             box is empty, and the kernel need not be asked, which is a tenth of what a connection costs. To say so of
             mail that it has not taken a worker would have to read it first, and would gain what it gets by taking all
-            and serving none: it is handed the few that a box holds, which can be taken back from it as ever.
+            and serving none: it is handed the few that a box holds, which can be taken back from it as ever. What is no
+            mailbox tells in one word of its own (:attr:`.newconn.Newconn.emptied`).
         number: of the word; -1 is none.
         posted: when each message that may still lie in it was posted, on the loop's clock; oldest first.
         taken_at: when it was last seen that one had been taken.

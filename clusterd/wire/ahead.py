@@ -58,6 +58,7 @@ class Ahead:
         """See :meth:`clusterd.wire.channel.Channel.accepted`."""
         found: list[int] = []
         end, flying, asked = 0, self.flying, self._asked
+        # The usual, by itself: with groups that may be missing it is half as much again.
         while flying and (match := _BOTH(data, end)) is not None:
             seq = int(match[1])
             if seq not in among or seq not in asked:
@@ -69,15 +70,15 @@ class Ahead:
         while end < len(data) and (match := _EITHER(data, end)) is not None and match.end() > end:
             arrived, ack = match.groups()
             if arrived is not None:
-                if not self.flying:
+                if not flying:
                     break
-                self.flying.popleft()
+                flying.popleft()
                 end = match.end(1)
             if ack is not None:
                 seq = int(ack)
-                if seq not in among or seq not in self._asked:
+                if seq not in among or seq not in asked:
                     break
-                self._asked.discard(seq)
+                asked.discard(seq)
                 found.append(seq)
                 end = match.end()
         return found, end

@@ -233,8 +233,7 @@ class Relay:
                 peer = sock.getpeername()
             except OSError:
                 peer = ""
-        host, port = (peer[0], peer[1]) if isinstance(peer, tuple) else ("", 0)
-        if self._outbox.post(letters.pack(host, port, time.monotonic_ns()), fd) is not Posted.SENT:
+        if self._outbox.post(letters.of(peer, time.monotonic_ns()), fd) is not Posted.SENT:
             return False
         os.close(fd)
         return True
